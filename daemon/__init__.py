@@ -1,0 +1,1 @@
+"""The composition: configuration, loop, guard, journal, session, command line."""

@@ -1,0 +1,96 @@
+"""`parfocal bench`: the tables of the README, measured on this machine, baselines in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from parfocal import UsageError, __version__
+
+Table = dict[str, Any]
+"""A table: ``title``, ``columns``, ``rows`` (lists as long as columns), ``notes``."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Measure one table, or all; print Markdown, or JSON with ``--json``."""
+    parser = argparse.ArgumentParser(prog="parfocal bench", description=run.__doc__)
+    parser.add_argument("what", nargs="?", default="all", help="all, " + ", ".join(_tables()))
+    parser.add_argument("--episodes", type=int, default=200, help="episodes for each light level (focus)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (focus)")
+    parser.add_argument("--policies", default="", help="comma-separated, of those the focus table compares")
+    parser.add_argument("--fields", help="folder of real in-focus fields (defocus)")
+    parser.add_argument("--stacks", help="folder of focus series with a truth.csv (defocus)")
+    parser.add_argument("--yang", help="weights of the paper's network, retrained (defocus)")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(list(argv))
+    known = _tables()
+    if options.what != "all" and options.what not in known:
+        raise UsageError(f"bench: there is no table {options.what!r}; there are all, {', '.join(known)}")
+    names = list(known) if options.what == "all" else [options.what]
+    found: dict[str, Any] = {"machine": machine()}
+    for name in names:
+        found[name] = known[name](options)
+        if not options.json:
+            sys.stdout.write("\n".join(_markdown(found[name])) + "\n\n")
+            sys.stdout.flush()
+    sys.stdout.write((json.dumps(found, indent=1) if options.json else f"Measured on {found['machine']}.") + "\n")
+    return 0
+
+
+def machine() -> str:
+    """What measured this, in a line."""
+    import torch
+
+    names = [f"parfocal {__version__}", f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    return f"{_processor()}, {os.cpu_count()} cores, {platform.system()}; {', '.join(names)}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _tables() -> dict[str, Callable[[argparse.Namespace], Table]]:
+    """Name of each table and what measures it; imported only when asked for."""
+
+    def late(module: str, function: str) -> Callable[[argparse.Namespace], Table]:
+        def measure(options: argparse.Namespace) -> Table:
+            import importlib
+
+            table: Table = getattr(importlib.import_module(f"parfocal.daemon.{module}"), function)(options)
+            return table
+
+        return measure
+
+    return {
+        "speed": late("bench_speed", "speed"),
+        "loop": late("bench_speed", "loop_latency"),
+        "focus": late("bench_focus", "focus"),
+        "drift": late("bench_focus", "drift"),
+        "doubt": late("bench_focus", "doubt"),
+        "defocus": late("bench_defocus", "defocus"),
+    }
+
+
+def _markdown(table: Table) -> list[str]:
+    lines = [f"### {table['title']}", ""]
+    lines.append("| " + " | ".join(table["columns"]) + " |")
+    lines.append("|" + "---|" * len(table["columns"]))
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in table["rows"]]
+    return lines + ([""] + [f"- {note}" for note in table["notes"]] if table.get("notes") else [])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,72 @@
+"""What is wrong with a configuration, before any microscope is touched: all of it for `check`, the first for `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parfocal import ParfocalError
+from parfocal.daemon.config import ConfigError, load_config
+
+if TYPE_CHECKING:
+    from parfocal.daemon.config import Config
+
+
+def problems_of(path: Path | None, overrides: Sequence[str] = ()) -> list[str]:
+    """Return everything wrong with a configuration, each as ``file:line key: what is wrong``; empty if nothing is.
+
+    Beyond the file's own shape it is checked that driver, policy and models (weights included) can be made of it, and
+    that the files it names are there. No device is opened and nothing is written.
+    """
+    try:
+        config = load_config(path, overrides)
+    except ConfigError as error:
+        return list(error.problems)
+    from parfocal.daemon.compose import check
+
+    missing = list(_missing_files(config))
+    return missing or check(config) or list(_models(config))
+
+
+def refuse_unusable(config: Config) -> None:
+    """Refuse to start with what can be seen to be wrong before anything is opened, written or locked.
+
+    Raises
+    ------
+    ConfigError
+        A file that the configuration names is not there, or policy, models or driver do not take what it says.
+    ParfocalError
+        Whatever else keeps them from being made.
+    """
+    from parfocal.daemon.compose import microscope_for, policy_maker, scorer_for
+
+    missing = list(_missing_files(config))
+    if missing:
+        raise ConfigError(missing)
+    microscope_for(config)
+    scorer_for(config)
+    policy_maker(config)
+
+
+def _models(config: Config) -> Iterator[str]:
+    """Make every model: only then it shows whether its options are right and its weights those of its card."""
+    from parfocal.daemon.compose import model_specs
+
+    for spec in model_specs(config):
+        try:
+            spec.make()
+        except ParfocalError as error:
+            key = ("scoring", "options", spec.name) if spec.name in config.scoring.options else ("scoring", "models")
+            yield f"{config.where(*key)}: {error}"
+
+
+def _missing_files(config: Config) -> Iterator[str]:
+    named = {
+        ("microscope", "system_config"): config.microscope.system_config,
+        ("microscope", "path"): config.microscope.path,
+        ("policy", "calibration"): config.policy.calibration,
+    }
+    for key, file in named.items():
+        if file is not None and not Path(file).exists():
+            yield f"{config.where(*key)}: there is no such file (got {file})"

@@ -1,0 +1,85 @@
+"""The command line: `parfocal` and its verbs. Whatever is heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from parfocal import ParfocalError, __version__
+from parfocal.daemon.commands import calibrate, diagnose, run, score, tools
+from parfocal.daemon.errors import Debugging, report
+from parfocal.daemon.signals import leave_on_signal
+
+
+class ReportingGroup(TyperGroup):
+    """Turns an error that parfocal raised on purpose into one message and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except ParfocalError as error:
+            raise typer.Exit(report(error)) from error
+
+
+app = typer.Typer(
+    name="parfocal",
+    cls=ReportingGroup,
+    help="Keeps a microscope in focus, frame by frame, and can say afterwards why it did what it did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="Exit codes: 0 done, 2 usage, 3 configuration, 4 hardware, 5 safety trip, 75 instrument in use.",
+)
+
+app.command("run", short_help="Keep a microscope in focus.")(run.run)
+app.command("check", short_help="Check a configuration.")(diagnose.check)
+app.command("doctor", short_help="Look at this machine and installation.")(diagnose.doctor)
+app.command("score", short_help="Say how far image files are from focus.")(score.score)
+app.command("calibrate", short_help="Measure an objective's response with a short sweep.")(calibrate.calibrate)
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+app.command("train", short_help="Train a model, reproducibly.", context_settings=PASS_THROUGH)(tools.train)
+app.command("evaluate", short_help="Print the tables of a model's card.", context_settings=PASS_THROUGH)(tools.evaluate)
+app.command("bench", short_help="Print the speed and accuracy tables.", context_settings=PASS_THROUGH)(tools.bench)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"parfocal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    from parfocal.daemon.logs import logs_to
+
+    Debugging.on = debug
+    # stdout belongs to results; a verb that wants more than warnings says so itself.
+    ctx.with_resource(logs_to(stream=sys.stderr, level=logging.WARNING))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A redirected stream of an old code page must lose a character, not the session.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except SystemExit as leaving:
+        leave_on_signal(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The verbs of the command line, one module a group; `parfocal.daemon.cli` puts them together."""

@@ -1,0 +1,280 @@
+"""From a configuration to a loop: microscope, scorer, policy and session, checked before anything moves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from parfocal import ParfocalError, UsageError
+from parfocal.daemon.calibration import read_calibration
+from parfocal.daemon.config import Config, ConfigError
+from parfocal.daemon.decide import Decider, PolicyMaker, Scoring
+from parfocal.daemon.loop import Listener, Loop
+from parfocal.daemon.owner import ServingClock
+from parfocal.daemon.session import Session
+from parfocal.daemon.terms import Deadlines, Ending
+from parfocal.drivers import driver_names, make_microscope
+from parfocal.drivers.base import Frame, Microscope, ParameterError
+from parfocal.models import ModelSpec, available_models
+from parfocal.models.names import did_you_mean
+from parfocal.models.scoring import InlineScorer, ProcessScorer
+from parfocal.policies import make_policy
+from parfocal.policies.base import Policy, PolicyOptionError
+from parfocal.simulator.clock import Clock
+from parfocal.simulator.optics import Optics
+
+LOOP_KEYS = frozenset({"driver", "frozen_after", "interval_ms"})  # of the microscope section, not the driver's
+DEADLINE_KEYS = frozenset({"timeout_ms", "timeouts_ms"})
+TAKES_OPTICS = frozenset({"defocus"})
+OPTICAL_OPTIONS = frozenset(
+    {"na", "immersion_index", "magnification", "emission_um", "pixel_um", "sample_index", "depth_um", "zernike_waves",
+     "spherical_waves"}
+)  # fmt: skip
+SIMULATED_EMISSION_NM = 520.0  # what the simulated microscope has where nothing else is said
+
+
+def build(
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    session_folder: Path | None = None,
+    shadow: bool = False,
+    listeners: Sequence[Listener] = (),
+) -> Loop:
+    """Make a loop that is ready to `run`.
+
+    Parameters
+    ----------
+    config : Config
+    clock : Clock, optional
+        A virtual one runs in lockstep: a frame is taken when the one before has been dealt with. Default: real time.
+    session_folder : Path, optional
+        Exactly this folder; it must be empty or not exist. Default: a new one in ``session.folder``.
+    shadow : bool
+        Decide and record, command nothing.
+    listeners : sequence of callable
+        See `Loop`.
+
+    Raises
+    ------
+    ConfigError
+        A driver, model or policy does not take what the configuration says.
+    ParfocalError
+        Whatever else keeps the parts from being made. No folder has been made then.
+    """
+    policy = policy_maker(config)
+    scorer = scorer_for(config)
+    microscope = microscope_for(config, clock)
+    session = Session.create(config, session_folder, about=about(config, microscope, shadow))
+    milliseconds = config.scoring.timeout_ms
+    return Loop(
+        microscope,
+        Decider(scorer, policy, timeout_s=milliseconds / 1000.0),
+        session,
+        ending=ending_of(config),
+        deadlines=deadlines_of(config),
+        shadow=shadow,
+        listeners=listeners,
+    )
+
+
+def check(config: Config) -> list[str]:
+    """Return what `build` would find wrong with a configuration that has the right shape; touches no device."""
+    problems: list[str] = []
+    try:
+        _check_driver(config)
+    except ConfigError as error:
+        return error.problems  # what else there is to say depends on it
+    makers: Sequence[Callable[[Config], object]] = (microscope_for, scorer_for, policy_maker)
+    for make in makers:
+        try:
+            make(config)
+        except ConfigError as error:
+            problems.extend(error.problems)
+        except ParfocalError as error:
+            problems.append(f"{config.source}: {error}")
+    return list(dict.fromkeys(problems))  # what two parts stumble over is one problem
+
+
+def microscope_for(config: Config, clock: Clock | None = None) -> Microscope:
+    """Make the microscope, not opened; raises `ConfigError` or `DeviceNotFoundError`."""
+    _check_driver(config)
+    try:
+        return make_microscope(config.microscope.driver, driver_options(config), clock=clock or ServingClock())
+    except (ParameterError, UsageError) as error:
+        raise _located(config, "microscope", error) from error
+
+
+def _check_driver(config: Config) -> None:
+    driver, known = config.microscope.driver, driver_names()
+    if driver not in known:
+        here = config.where("microscope", "driver")
+        raise ConfigError(f"{here}: unknown driver (got {driver!r}){_hint(driver, known)}")
+
+
+def driver_options(config: Config) -> dict[str, Any]:
+    """Return what the driver is told of the microscope: the keys that were given, and the objective."""
+    section = config.microscope
+    given = section.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    skipped = LOOP_KEYS if section.driver not in ("simulated", "recorded") else LOOP_KEYS | DEADLINE_KEYS
+    options = {key: value for key, value in given.items() if key not in skipped}
+    options["objective"] = section.objective.model_dump(mode="json")
+    return options
+
+
+def optics_options(config: Config, pixel_um: float | None = None) -> dict[str, float]:
+    """Return the optics as models and policies take them, as far as they are known.
+
+    Without ``na`` and all that goes with it where nobody gave it: the objective that the configuration assumes is that
+    of the simulated microscope, and no statement about a real one. Without ``pixel_um`` where nobody knows it yet.
+
+    Raises
+    ------
+    ConfigError
+        The NA is given, but not the wavelength that goes with it.
+    """
+    section = config.microscope
+    options: dict[str, float] = {}
+    if section.driver == "simulated" or "na" in section.objective.model_fields_set:
+        emission_nm = section.emission_nm or (SIMULATED_EMISSION_NM if section.driver == "simulated" else None)
+        if emission_nm is None:
+            raise ConfigError(
+                f"{config.where('microscope', 'objective', 'na')}: the NA alone does not say how far the focus is: "
+                "give microscope.emission_nm, the light that is imaged, as well"
+            )
+        options = {
+            "na": section.objective.na,
+            "immersion_index": section.objective.immersion_index,
+            "magnification": section.objective.magnification,
+            "emission_um": emission_nm / 1000.0,
+        }
+    pixel_um = section.pixel_um or pixel_um
+    if pixel_um is not None:
+        options["pixel_um"] = pixel_um
+    return options
+
+
+def optics_told(config: Config, model: str) -> dict[str, Any]:
+    """Return what a model is told of the optics, by the microscope's section and by its own options."""
+    told: dict[str, Any] = dict(optics_options(config)) if model in TAKES_OPTICS else {}
+    given = config.scoring.options.get(model, {})
+    return told | {name: value for name, value in given.items() if name in OPTICAL_OPTIONS}
+
+
+def depth_of_field_um(config: Config, pixel_um: float | None = None) -> float | None:
+    """Return the depth of field: the one the user gives, that of the optics, or that seen in the calibration."""
+    given = config.policy.options.get("dof_um")
+    if given is not None:
+        return float(given)
+    optics = optics_options(config, pixel_um)
+    if "na" in optics:
+        return Optics.from_options(optics).depth_of_field_um
+    return None if config.policy.calibration is None else read_calibration(config).dof_um
+
+
+def model_specs(config: Config) -> list[ModelSpec]:
+    """Name every model with its options: the optics for those that know what to do with them, then the user's own."""
+    specs = []
+    for name in config.scoring.models:
+        options: dict[str, Any] = {}
+        if name in TAKES_OPTICS:
+            options = {**optics_options(config), "backend": config.scoring.backend, "device": config.scoring.device}
+        specs.append(ModelSpec(name, options | config.scoring.options.get(name, {})))
+    return specs
+
+
+def scorer_for(config: Config) -> Scoring:
+    """Make the scorer, not started; raises `ConfigError` for a model nobody has."""
+    known = available_models()
+    for number, name in enumerate(config.scoring.models):
+        if name not in known:
+            here = config.where("scoring", "models", number)
+            raise ConfigError(f"{here}: unknown model (got {name!r}){_hint(name, known)}")
+    specs = model_specs(config)
+    # One thread an operation: models share out tiles instead, because threads that wait for each other after every
+    # layer stand still as soon as the machine has anything else to do.
+    return ProcessScorer(specs, threads=1) if config.scoring.process else InlineScorer(specs)
+
+
+def policy_options(config: Config, pixel_um: float | None = None) -> dict[str, Any]:
+    """Return the policy's options: the user's, and from limits and optics what the user did not say."""
+    options: dict[str, Any] = {}
+    limit = config.limits.parameters.get("z_um")
+    if limit is not None:
+        bounds = {"lower_um": limit.lower, "upper_um": limit.upper, "max_step_um": limit.max_step}
+        options |= {name: value for name, value in bounds.items() if value is not None}
+    dof_um = depth_of_field_um(config, pixel_um)
+    if dof_um is not None:
+        options["dof_um"] = dof_um
+    if config.policy.calibration is not None:
+        calibration = read_calibration(config)
+        calibration.check(config, optics_told(config, calibration.model), pixel_um)
+        options["response"] = calibration.response
+    elif config.policy.name == "focus.belief" and "na" not in optics_options(config):
+        raise ConfigError(
+            f"{config.where('microscope', 'objective')}: the optics are not known, so blur cannot be turned into um: "
+            "give objective.na and emission_nm, or measure with `parfocal calibrate` and give policy.calibration"
+        )
+    return options | config.policy.options
+
+
+def policy_maker(config: Config) -> PolicyMaker:
+    """Return what makes the policy once a frame has told the pixel size; every option is checked here and now.
+
+    Raises
+    ------
+    ConfigError
+        The policy, or one of its options, is unknown or of no use.
+    """
+
+    def make(frame: Frame | None) -> tuple[Policy, dict[str, Any]]:
+        options = policy_options(config, frame.pixel_um if frame else None)
+        try:
+            return make_policy(config.policy.name, options), options
+        except PolicyOptionError as error:
+            raise _located(config, "policy", error) from error
+
+    make(None)
+    return make
+
+
+def ending_of(config: Config) -> Ending:
+    """Return when the session ends by itself."""
+    section = config.session
+    return Ending(section.max_frames, section.max_seconds, section.until_focused, section.focused_frames)
+
+
+def deadlines_of(config: Config) -> Deadlines:
+    """Return the loop's deadlines: what a device may take, and half as long again for the way there."""
+    section = config.microscope
+    longest_ms = max([section.timeout_ms, *section.timeouts_ms.values()])
+    camera_ms = section.timeouts_ms.get("camera", section.timeout_ms)
+    return Deadlines(frame_s=camera_ms / 1000.0, command_s=1.5 * longest_ms / 1000.0)
+
+
+def about(config: Config, microscope: Microscope, shadow: bool) -> dict[str, Any]:
+    """Return what session.json says of this run beyond versions."""
+    return {
+        "driver": config.microscope.driver,
+        "microscope": microscope.name,
+        "simulated": microscope.simulated,
+        "shadow": shadow,
+        "models": [spec.to_json() for spec in model_specs(config)],
+        "policy": config.policy.model_dump(mode="json", exclude_none=True),
+        "optics": optics_options(config) or "not known",
+    }
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    return did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
+
+
+def _located(config: Config, section: str, error: Exception) -> ConfigError:
+    """Say where the key stands that somebody else found wrong; the section, if the message names no key of it."""
+    text = str(error)
+    given = getattr(config, section).model_dump(exclude_unset=True)
+    named = [key for key in given if re.search(rf"\b{re.escape(key)}\b", text)]
+    named += [key for key, value in given.items() if isinstance(value, str) and repr(value) in text]
+    return ConfigError(f"{config.where(section, *named[:1])}: {text}")

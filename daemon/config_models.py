@@ -1,0 +1,207 @@
+"""The shape of the configuration: one frozen pydantic model a section, unknown keys refused, units in the names."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+ParameterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """What every section has in common: no unknown keys, no guessing of types, no NaN, no changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Objective(Section):
+    """The objective: what turns defocus into blur."""
+
+    na: Annotated[float, Field(gt=0, le=1.7)] = 0.75
+    immersion_index: Annotated[float, Field(ge=1.0, le=1.8)] = 1.0
+    magnification: Positive = 20.0
+
+    @model_validator(mode="after")
+    def _na_below_index(self) -> Objective:
+        if self.na >= self.immersion_index:
+            raise ValueError(f"na {self.na:g} must be below immersion_index {self.immersion_index:g}")
+        return self
+
+
+class MicroscopeSection(Section):
+    """Which microscope, and what is known of its optics. What is given is handed to the driver, which checks it again.
+
+    `interval_ms`: one frame every so often; without it the camera runs freely. `timeout_ms` is how long a device may
+    stay silent, `timeouts_ms` the same by device (``camera``, ``stage``, or a device's label). `options` is for drivers
+    of other packages.
+    `frozen_after` bit-identical frames in a row make a frozen camera (0: never; for recordings and noise-free cameras).
+    """
+
+    driver: Annotated[str, Field(min_length=1)]
+    system_config: str | None = None
+    path: str | None = None
+    camera: str | None = None
+    focus_device: str | None = None
+    shutter: str | None = None
+    objective: Objective = Objective()
+    emission_nm: Annotated[float, Field(ge=200, le=2000)] | None = None
+    pixel_um: Positive | None = None
+    exposure_ms: Positive | None = None
+    interval_ms: NotNegative | None = None
+    settle_ms: NotNegative | None = None
+    latency_ms: NotNegative | None = None
+    z_start_um: float | None = None
+    z_step_um: float | None = None
+    z_csv: str | None = None
+    channel: int | None = None
+    interpolate: str | None = None
+    exposure_limits_ms: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    z_lower_um: float | None = None
+    z_upper_um: float | None = None
+    saturation_counts: Positive | None = None
+    tolerances: dict[str, Positive] = Field(default_factory=dict)
+    frozen_after: Annotated[int, Field(ge=0)] | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    simulation: dict[str, Any] = Field(default_factory=dict)
+    properties: dict[str, Any] = Field(default_factory=dict)
+    initial_properties: list[list[Any]] = Field(default_factory=list)
+    timeout_ms: Positive = 5000.0
+    timeouts_ms: dict[str, Positive] = Field(default_factory=dict)
+
+    def frames_to_freeze(self, *, simulated: bool) -> int:
+        """Return `frozen_after`; by default 1, and 0 where frames repeat themselves without anything being wrong.
+
+        These are recordings, and the noise-free demonstration cameras of Micro-Manager. Our own simulator has noise.
+        """
+        if self.frozen_after is not None:
+            return self.frozen_after
+        repeats = self.driver == "recorded" or (simulated and self.driver != "simulated")
+        return 0 if repeats else 1
+
+
+class ScoringSection(Section):
+    """Which networks look at the frames, and where they run."""
+
+    models: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["defocus"])
+    backend: Literal["auto", "torch", "openvino"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    process: bool = True
+    timeout_ms: Positive = 10_000.0
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _options_of_models(self) -> ScoringSection:
+        strange = sorted(set(self.options) - set(self.models))
+        if strange:
+            raise ValueError(f"options are given for {', '.join(strange)}, which is not among models {self.models}")
+        return self
+
+
+class PolicySection(BaseModel):
+    """Which policy decides; every further key is one of its options, checked by the policy itself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+
+    name: Annotated[str, Field(min_length=1)] = "focus.belief"
+    calibration: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that are neither `name` nor `calibration`."""
+        return dict(self.model_extra or {})
+
+
+class Limit(Section):
+    """What the guard allows of one parameter, in the parameter's own unit.
+
+    `max_step` bounds one move, `max_rate` (unit/s) a move over the time since the last one, `max_travel` the sum of
+    all moves of a session. A bound that is not given is the device's own.
+    """
+
+    lower: float | None = None
+    upper: float | None = None
+    max_step: Positive | None = None
+    max_rate: Positive | None = None
+    max_travel: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Limit:
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise ValueError(f"lower {self.lower:g} must be below upper {self.upper:g}")
+        return self
+
+
+class Dose(Section):
+    """How much light the sample may be given: the sum of power times exposure over all frames of the session.
+
+    Without a beam parameter the power counts as 1, so that the dose is the exposed time in ms.
+    """
+
+    budget: Positive
+    unit: str = ""
+
+
+class LimitsSection(BaseModel):
+    """The guard's limits: one `Limit` a parameter, the dose budget, and how long a beam outlives a silent loop."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[ParameterName, Limit] = Field(init=False)
+
+    dose: Dose | None = None
+    beam_lease_s: Positive = 5.0
+
+    @property
+    def parameters(self) -> dict[str, Limit]:
+        """The limits by parameter name."""
+        return dict(self.model_extra or {})
+
+
+class SessionSection(Section):
+    """Where the record goes, how much of it, and when the session ends by itself."""
+
+    folder: str = "sessions"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "session"
+    record: Literal["none", "decisions", "all"] = "decisions"
+    max_frames: Annotated[int, Field(ge=1)] | None = None
+    max_seconds: Positive | None = None
+    until_focused: bool = False
+    focused_frames: Annotated[int, Field(ge=1)] = 1
+
+
+class ServiceSection(Section):
+    """Where a running daemon can be talked to. Loopback only: any other address would need keys."""
+
+    bind: str = "tcp://127.0.0.1:5570"
+
+    @field_validator("bind")
+    @classmethod
+    def _loopback(cls, bind: str) -> str:
+        scheme, _, rest = bind.partition("://")
+        if scheme == "ipc" and rest:
+            return bind
+        host, _, port = rest.rpartition(":")
+        if scheme != "tcp" or not host or not (port == "*" or (port.isdigit() and 0 <= int(port) <= 65535)):
+            raise ValueError("must read tcp://127.0.0.1:PORT or ipc://PATH")
+        if not _is_loopback(host.strip("[]")):
+            raise ValueError("must be a loopback address (127.0.0.1): any other lets others drive the microscope")
+        return bind
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class FacilityConfig(Section):
+    """The facility's file: limits that a user's configuration can only narrow."""
+
+    limits: LimitsSection = LimitsSection()

@@ -1,0 +1,76 @@
+"""Validation errors in the words of a person: file, line, key, what is wrong, the value, the nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from parfocal.daemon.config_lines import ConfigError, KeyPath, Source, key_name
+from parfocal.daemon.config_models import Limit, LimitsSection, Section
+
+_Shape = TypeVar("_Shape", bound=Section)
+
+
+def validate(shape: type[_Shape], source: Source) -> _Shape:
+    """Check a parsed document against its shape; raises `ConfigError` with every problem of text and shape."""
+    try:
+        result = shape.model_validate(source.data)
+    except ValidationError as error:
+        problems = dict.fromkeys(_problem(shape, source, details) for details in error.errors(include_url=False))
+        # A value that could not be read is missing from the data: that its key lacks one is not a second problem.
+        said = {problem.partition(": ")[0] for problem in source.problems}
+        others = [problem for problem in problems if problem.partition(": ")[0] not in said]
+        raise ConfigError(source.problems + others) from None
+    if source.problems:
+        raise ConfigError(source.problems)
+    return result
+
+
+def _problem(shape: type[BaseModel], source: Source, details: ErrorDetails) -> str:
+    path: KeyPath = tuple(part for part in details["loc"] if part != "[key]")
+    kind, got = details["type"], details["input"]
+    place = f"{source.locate(path)} {key_name(path)}".rstrip()
+    if kind == "extra_forbidden":
+        return f"{place}: unknown key{_hint(str(path[-1]), shape, path[:-1])}"
+    if kind == "missing":
+        return f"{place}: required key is missing"
+    text = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "string_pattern_mismatch" and path[:1] == ("limits",):
+        return f"{place}: a parameter is named like z_um or excitation_power (got {got!r})"
+    if kind == "value_error" and isinstance(got, dict):
+        return f"{place}: {text}"
+    expected = details.get("ctx", {}).get("expected") if kind == "literal_error" else None
+    nearest = _nearest(str(got), str(expected).replace("'", "").replace(" or ", ", ").split(", ")) if expected else ""
+    return f"{place}: {text} (got {got!r}){nearest}"
+
+
+def _hint(key: str, shape: type[BaseModel], path: KeyPath) -> str:
+    """Suggest a sibling key that is nearly the same, else the place where this very key belongs."""
+    keys = _all_keys(shape)
+    near = _nearest(key, [str(found[-1]) for found in keys if found[:-1] == path])
+    if near:
+        return near
+    elsewhere = [key_name(found) for found in keys if found[-1] == key]
+    return f"; did you mean {elsewhere[0]}?" if elsewhere else ""
+
+
+def _nearest(word: str, candidates: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def _all_keys(shape: type[BaseModel], path: KeyPath = ()) -> list[KeyPath]:
+    keys: list[KeyPath] = []
+    for name, info in shape.model_fields.items():
+        keys.append((*path, name))
+        for part in (info.annotation, *get_args(info.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys.extend(_all_keys(part, (*path, name)))
+    if issubclass(shape, LimitsSection):  # any parameter may stand here; z_um is the one everybody has
+        keys.append((*path, "z_um"))
+        keys.extend(_all_keys(Limit, (*path, "z_um")))
+    return keys

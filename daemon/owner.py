@@ -1,0 +1,405 @@
+"""The one thread that owns the microscope: commands in, frames out, the latest frame wins, safe at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from parfocal.daemon.dose import DoseLedger
+from parfocal.daemon.guard import BeamLease, SafetyTripError
+from parfocal.daemon.worker import deliver
+from parfocal.drivers.base import CameraError, DeviceTimeoutError, Frame, Microscope, Parameter
+from parfocal.simulator.clock import Clock, RealClock
+
+log = structlog.get_logger()
+_T = TypeVar("_T")
+
+
+class ServingClock:
+    """A real clock on which waiting is not idle: the owner's thread answers commands while a driver sleeps.
+
+    A driver that waits for its camera through the clock it was given therefore does not hold up a command to the
+    stage. On any other thread, and while a command is being carried out, `sleep` just sleeps.
+    """
+
+    virtual = False
+
+    def __init__(self) -> None:
+        self._base = RealClock()
+        self._serve: Callable[[float], None] | None = None
+
+    def now(self) -> float:
+        """Seconds of the machine's monotonic clock."""
+        return self._base.now()
+
+    def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass, or more if a command takes longer."""
+        serve = self._serve
+        if serve is None or seconds <= 0:
+            self._base.sleep(seconds)
+        else:
+            serve(seconds)
+
+    def attach(self, serve: Callable[[float], None]) -> None:
+        """Have `serve(seconds)` do the waiting."""
+        self._serve = serve
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A frame with what the loop needs to know of its arrival: dose up to it, its place in the record, when it came."""
+
+    frame: Frame
+    dose: float
+    stored: int | None
+    arrived: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command that was carried out: what the device says now, when it had settled, when it was sent."""
+
+    readback: float
+    settled_s: float
+    sent: float
+
+
+class Owner:
+    """Owns a microscope in a thread of its own.
+
+    Parameters
+    ----------
+    microscope : Microscope
+        Its `clock` decides the way of working: on a virtual clock a frame is taken only when asked for (`lockstep`),
+        on a real one the camera runs and the latest frame wins.
+    ledger : DoseLedger
+        Every exposed frame is added; once it is spent the camera is not started again.
+    lease : BeamLease
+        While the camera runs, a loop that does not renew it has died: the microscope is made safe from here.
+    interval_s : float, optional
+        Single frames at this interval; `None`: the driver's continuous acquisition.
+    max_frames : int, optional
+        Expose no more than these.
+    on_frame : callable, optional
+        Called in this thread with every frame; returns its place in the record, if it has one.
+    """
+
+    def __init__(
+        self,
+        microscope: Microscope,
+        ledger: DoseLedger,
+        lease: BeamLease,
+        *,
+        interval_s: float | None = None,
+        max_frames: int | None = None,
+        on_frame: Callable[[Frame], int | None] | None = None,
+    ) -> None:
+        self.microscope = microscope
+        self.clock: Clock = microscope.clock
+        self.lockstep = self.clock.virtual
+        self.frames = 0
+        self.lost = 0
+        self.settled_s = -float("inf")
+        self._ledger, self._lease = ledger, lease
+        self._interval_s, self._max_frames, self._on_frame = interval_s, max_frames, on_frame
+        self._commands: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._streaming = self._closing = self._serving = False
+        self._iterator: Iterator[Frame] | None = None
+        self._due_s: float | None = None
+        self._last_index: int | None = None
+        self._slot: Taken | None = None
+        self._missed: list[Taken] = []
+        self._failure: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._main, name="microscope", daemon=True)
+        if isinstance(self.clock, ServingClock):
+            self.clock.attach(self._wait_serving)
+
+    # -- called from the event loop -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; `open` comes next."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def open(self, timeout_s: float) -> dict[str, Parameter]:
+        """Connect; raises `HardwareError`."""
+
+        def call() -> dict[str, Parameter]:
+            self.microscope.open()
+            return dict(self.microscope.parameters)
+
+        return await self._ask(call, timeout_s, "opening the microscope")
+
+    async def read(self, timeout_s: float) -> dict[str, float]:
+        """All parameters as the devices report them."""
+        return await self._ask(self.microscope.read, timeout_s, "reading the parameters")
+
+    async def set(self, name: str, value: float, timeout_s: float) -> Done:
+        """Command one parameter and wait until it has settled."""
+
+        def call() -> Done:
+            if isinstance(self._failure, SafetyTripError):
+                raise self._failure  # made safe already: a loop that wakes up late commands nothing any more
+            sent = time.perf_counter()
+            readback = self.microscope.set(name, value)
+            parameter = self.microscope.parameters.get(name)
+            self.settled_s = self.clock.now() + (parameter.settle_ms / 1000.0 if parameter else 0.0)
+            return Done(float(readback), self.settled_s, sent)
+
+        return await self._ask(call, timeout_s, f"setting {name}")
+
+    async def next(self, timeout_s: float, *, patient: bool = False) -> Taken | None:
+        """Return the latest frame nobody has seen; `None` if the camera has nothing more to give, or after `wake`.
+
+        With `patient`, having no frame within `timeout_s` is `None` too.
+
+        Raises
+        ------
+        DeviceTimeoutError
+            No frame within `timeout_s`.
+        HardwareError, SafetyTripError
+            What ended the acquisition.
+        """
+        if self.lockstep:
+            if self._exhausted():
+                return None
+            one = await self._ask(self._take, timeout_s, "waiting for a frame")
+            self.frames += 1
+            return one
+        self._waiter = asyncio.get_running_loop().create_future()
+        taken = self._latest()
+        if taken is not None or self._exhausted():
+            return taken
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._waiter
+            return self._latest()
+        except TimeoutError:
+            if patient:
+                return None
+            raise DeviceTimeoutError(
+                f"{self.microscope.name}: no frame within {timeout_s:.3g} s: is the camera still connected?"
+            ) from None
+
+    def _latest(self) -> Taken | None:
+        with self._changed:
+            taken, self._slot = self._slot, None
+            failure = self._failure
+        if taken is None and failure is not None:
+            raise failure
+        return taken
+
+    def missed(self) -> list[Taken]:
+        """Frames that a later one replaced before the loop could look, since the last call."""
+        with self._changed:
+            missed, self._missed = self._missed, []
+        return missed
+
+    @property
+    def drained(self) -> bool:
+        """Whether every frame there will be was handed over."""
+        return self._exhausted() and self._slot is None and self._failure is None
+
+    def stream(self, on: bool) -> None:
+        """Start or stop the camera; without effect in lockstep, where it exposes only when asked."""
+        with self._changed:
+            self._streaming = on and not self.lockstep
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Make a waiting `next` look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def close(self, timeout_s: float) -> bool:
+        """Make safe, release, end the thread; return whether the thread did so itself.
+
+        A thread that hangs inside a driver cannot. Then, and only then, the microscope is made safe from another one:
+        a wrong thread is the smaller harm than a beam that stays on.
+        """
+        with self._changed:
+            self._closing, self._streaming = True, False
+            self._changed.notify_all()
+        if await _joined(self._thread, timeout_s):
+            return True
+        log.error("owner.hangs", microscope=self.microscope.name, action="made safe from another thread")
+        rescue = threading.Thread(target=self.microscope.make_safe, name="rescue", daemon=True)
+        rescue.start()
+        if not await _joined(rescue, timeout_s):
+            log.critical("owner.not_safe", microscope=self.microscope.name, action="switch the light off by hand")
+        return False
+
+    async def _ask(self, function: Callable[[], _T], timeout_s: float, what: str) -> _T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = function()
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+                deliver(loop, future, None, error)
+            else:
+                deliver(loop, future, result, None)
+
+        with self._changed:
+            self._commands.append(run)
+            self._changed.notify_all()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            if not future.cancelled() and future.done() and future.exception() is not None:
+                raise
+            raise DeviceTimeoutError(f"{self.microscope.name}: {what} took more than {timeout_s:.3g} s") from None
+
+    # -- the owner's thread ---------------------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            while not self._closing:
+                self._serve()
+                if self._streaming and self._failure is None:
+                    self._step()
+                if not self._streaming or self._stopped():
+                    self._end_iterator()
+                    with self._changed:
+                        if not (self._commands or self._closing or (self._streaming and not self._stopped())):
+                            self._changed.wait(min(1.0, 0.5 * self._lease.seconds))
+                    if self._loop is None or self._loop.is_closed():
+                        break  # nobody will ever ask again
+        finally:
+            self._release()
+
+    def _stopped(self) -> bool:
+        return self._failure is not None or self._exhausted()
+
+    def _exhausted(self) -> bool:
+        return self._max_frames is not None and self.frames >= self._max_frames
+
+    def _step(self) -> None:
+        """Take a frame if one is due; the lease is watched on, for the beams stay on, when the last has been taken."""
+        try:
+            if not self._lease.valid(self.clock.now()):
+                self.microscope.make_safe()
+                raise SafetyTripError(
+                    f"the loop did not answer for {self._lease.seconds:g} s with the camera running: made safe"
+                )
+            if not self._exhausted():
+                self._publish(self._take())
+        except BaseException as error:  # noqa: BLE001 - handed to the loop, which ends the session
+            self._fail(error)
+
+    def _take(self) -> Taken:
+        if self._ledger.exhausted:
+            raise SafetyTripError(
+                f"dose budget: {self._ledger.spent:g} of {self._ledger.budget:g} {self._ledger.unit} spent, "
+                "one more frame would be too much"
+            )
+        frame = self._expose()
+        if self._last_index is not None and frame.index > self._last_index + 1:
+            self.lost += frame.index - self._last_index - 1
+        self._last_index = frame.index
+        dose = self._ledger.add(frame.settings, 1000.0 * (frame.end_s - frame.start_s))
+        stored = self._on_frame(frame) if self._on_frame is not None else None
+        return Taken(frame, dose, stored, time.perf_counter())
+
+    def _expose(self) -> Frame:
+        if self._interval_s is None:
+            if self.lockstep:
+                self.clock.sleep(self.settled_s - self.clock.now())
+            if self._iterator is None:
+                self._iterator = iter(self.microscope.frames())
+            try:
+                return next(self._iterator)
+            except StopIteration:
+                raise CameraError(f"{self.microscope.name}: the camera ended its acquisition by itself") from None
+        if self._due_s is None:
+            self._due_s = self.clock.now()
+        while (wait_s := max(self._due_s, self.settled_s) - self.clock.now()) > 0:
+            self.clock.sleep(wait_s)
+            if self._closing:
+                break
+        self._due_s = max(self._due_s + self._interval_s, self.clock.now())  # a missed beat is skipped, not caught up
+        return self.microscope.snap()
+
+    def _publish(self, taken: Taken) -> None:
+        with self._changed:
+            if self._slot is not None:
+                self._missed.append(self._slot)
+            self._slot = taken
+            self.frames += 1
+        self._notify()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._failure = error
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            try:
+                self._loop.call_soon_threadsafe(self.wake)
+            except RuntimeError:
+                self._closing = True  # the event loop is gone: nobody will ever ask again
+
+    def _serve(self) -> None:
+        """Carry out what is queued; nothing any more once closing, whoever may have asked for it before."""
+        while self._commands and not self._closing:
+            command = self._commands.popleft()
+            self._serving = True
+            try:
+                command()
+            finally:
+                self._serving = False
+
+    def _wait_serving(self, seconds: float) -> None:
+        """Wait as the driver asked, carrying out commands meanwhile, unless one of them is what waits."""
+        if threading.current_thread() is not self._thread or self._serving:
+            time.sleep(seconds)
+            return
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with self._changed:
+                if not self._commands:
+                    self._changed.wait(left)
+            self._serve()
+            if self._closing:
+                return
+
+    def _end_iterator(self) -> None:
+        iterator, self._iterator = self._iterator, None
+        close: Any = getattr(iterator, "close", None)
+        if close is None:
+            return
+        try:
+            close()
+        except Exception as error:  # noqa: BLE001 - the microscope is made safe whatever the camera says
+            log.warning("owner.camera_stop_failed", error=str(error))
+
+    def _release(self) -> None:
+        for step in (self.microscope.make_safe, self._end_iterator, self.microscope.close):
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - each step is tried, whatever the one before did
+                log.critical("owner.release_failed", step=step.__name__, error=str(error))
+
+
+async def _joined(thread: threading.Thread, timeout_s: float) -> bool:
+    """Wait for a thread without blocking the event loop."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
+    pause_s = 0.0005
+    while thread.is_alive() and loop.time() < until:
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.05)
+    return not thread.is_alive()

@@ -1,0 +1,185 @@
+"""The session's memory as the loop sees it: every event in the journal, the right frames in the recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from parfocal import ParfocalError
+from parfocal.daemon.config_models import Limit
+from parfocal.daemon.guard import Verdict
+from parfocal.daemon.owner import Done, Taken
+from parfocal.daemon.recorder import Recorder
+from parfocal.daemon.records import Grids, action_fields, assessment_fields, frame_fields, pack_array
+from parfocal.daemon.session import Session, check_room
+from parfocal.daemon.states import State
+from parfocal.daemon.summary import Summary
+from parfocal.drivers.base import Frame, Microscope, Parameter
+from parfocal.models.base import Assessment
+from parfocal.policies.base import Action
+
+
+class Record:
+    """Writes a session down.
+
+    Parameters
+    ----------
+    session : Session
+        Its configuration says how many frames to keep: ``session.record``.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._journal = session.journal
+        self._grids = Grids()
+        self._keep = session.config.session.record
+        self._recorder: Recorder | None = None
+        self._stored: dict[int, int] = {}
+        self._headed = False
+        if self._keep != "none":
+            self._recorder = Recorder(session.folder / "frames.ome.zarr")
+
+    def header(
+        self,
+        microscope: Microscope,
+        parameters: Mapping[str, Parameter],
+        limits: Mapping[str, Limit],
+        shadow: bool,
+        settings: Mapping[str, float],
+        models: Mapping[str, Any],
+    ) -> None:
+        """Write the journal's first record: what a replay needs to know of the microscope and the models."""
+        self._session.note({"microscope": microscope.name, "simulated": microscope.simulated})
+        self._head(
+            microscope=microscope.name,
+            simulated=microscope.simulated,
+            shadow=shadow,
+            clock_s=microscope.clock.now(),
+            parameters={name: asdict(parameter) for name, parameter in parameters.items()},
+            limits={name: limit.model_dump(exclude_none=True) for name, limit in limits.items()},
+            settings=settings,
+            models=models,
+        )
+        self._journal.sync()
+
+    def _head(self, **fields: Any) -> None:
+        self._journal.append(
+            "session",
+            session=self._session.folder.name,
+            started_utc=self._session.started.isoformat(),
+            driver=self._session.config.microscope.driver,
+            **fields,
+        )
+        self._headed = True
+
+    def offer_any(self, frame: Frame) -> int | None:
+        """Keep this frame if all are kept; called in the microscope's thread."""
+        if self._keep != "all" or self._recorder is None:
+            return None
+        if frame.index == 0:
+            self._check_room(frame)
+        return self._recorder.offer(frame)
+
+    def frame(self, taken: Taken, unfit: str) -> None:
+        """Write a frame's facts; `unfit` is ``missed``, ``stale``, ``doubtful`` or empty."""
+        fields = frame_fields(taken.frame, taken.dose)
+        if unfit:
+            fields["unfit"] = unfit
+        if taken.stored is not None:
+            fields["stored"] = taken.stored
+        self._journal.append("frame", **fields)
+        if self._keep == "decisions" and not self._stored:
+            self._store(taken.frame)
+
+    def assessments(self, index: int, assessments: Mapping[str, Assessment]) -> None:
+        """Write what the models said, bit for bit as the policy was told."""
+        for assessment in assessments.values():
+            name = None
+            if assessment.distribution is not None:
+                grid = assessment.distribution.defocus_um
+                name, new = self._grids.name(grid)
+                if new:
+                    self._journal.append("grid", grid=name, values=pack_array(grid))
+            self._journal.append("assessment", index=index, **assessment_fields(assessment, name))
+
+    def policy(self, name: str, options: Mapping[str, Any]) -> None:
+        """Write which policy decides, with every option it was made with."""
+        self._journal.append("policy", policy=name, options=options)
+
+    def action(self, index: int | None, action: Action) -> None:
+        """Write an action, before anybody judges it."""
+        self._journal.append("action", index=index, **action_fields(action))
+
+    def verdict(self, index: int | None, verdict: Verdict, keep: Taken | None = None) -> None:
+        """Write the guard's verdict; `keep` is the frame to record with it."""
+        refusal = verdict.refusal.name.lower() if verdict.refusal else None
+        self._journal.append("verdict", index=index, accepted=verdict.accepted, reason=verdict.reason, refusal=refusal)
+        if keep is not None and self._keep == "decisions":
+            self._store(keep.frame)
+
+    def command(self, index: int | None, settings: Mapping[str, float]) -> None:
+        """Write what is about to be sent, and wait until the disk has it."""
+        self._journal.append("command", index=index, settings=settings)
+        self._journal.sync()
+
+    def readback(self, name: str, value: float, done: Done) -> None:
+        """Write what the device said after a command."""
+        self._journal.append(
+            "readback", parameter=name, commanded=value, readback=done.readback, settled_s=done.settled_s
+        )
+
+    def state(self, old: State, new: State, reason: str, time_s: float) -> None:
+        """Write a change of state."""
+        if not self._headed:
+            self._head(microscope=None, simulated=None)  # it ended before the microscope was open
+        self._journal.append("state", old=old.value, new=new.value, reason=reason, time_s=time_s)
+
+    def error(self, error: BaseException, time_s: float) -> None:
+        """Write what went wrong."""
+        if not self._headed:
+            self._head(microscope=None, simulated=None)
+        self._journal.append("error", error=type(error).__name__, message=str(error), time_s=time_s)
+
+    def check(self) -> None:
+        """Raise `RecorderError` if frames could not be written."""
+        if self._recorder is not None:
+            self._recorder.check()
+
+    def finish(self, last: Taken | None) -> None:
+        """Keep the last frame and wait until every frame is written."""
+        if self._recorder is None:
+            return
+        if last is not None and self._keep == "decisions":
+            self._store(last.frame)
+        self._recorder.close()
+
+    def end(self, summary: Summary) -> None:
+        """Write the last record and the summary, and close the journal."""
+        dropped = self._recorder.dropped if self._recorder is not None else 0
+        content = summary.to_json() | {"error": summary.error, "exit_code": summary.exit_code}
+        try:
+            self._journal.append("end", outcome=summary.outcome, unrecorded=dropped, summary=content)
+        except ParfocalError:
+            self._session.journal.close()
+            raise
+        self._session.finish(content)
+
+    def _store(self, frame: Frame) -> None:
+        if self._recorder is None or frame.index in self._stored:
+            return
+        stored = self._recorder.offer(frame)
+        if stored is None:
+            self._journal.append("stored", index=frame.index, stored=None, reason="no room in the recorder's queue")
+            return
+        self._stored[frame.index] = stored
+        self._journal.append("stored", index=frame.index, stored=stored)
+
+    def _check_room(self, frame: Frame) -> None:
+        """Refuse at the first frame what the disk has no room for; a session without an end asks for an hour."""
+        section = self._session.config.session
+        interval_s = max(
+            (self._session.config.microscope.interval_ms or 0.0) / 1000.0, frame.end_s - frame.start_s, 1e-3
+        )
+        frames = section.max_frames or int((section.max_seconds or 3600.0) / interval_s) + 1
+        check_room(self._session.folder, frames * frame.pixels.nbytes)

@@ -1,0 +1,132 @@
+"""One run from the command line: lock, signals, a presentation that fits where the output goes, and the summary."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parfocal.daemon.check import refuse_unusable
+from parfocal.daemon.config import load_config
+from parfocal.daemon.lock import InstanceLock, instrument_key
+from parfocal.daemon.presenters import Presenter, make_presenter
+from parfocal.daemon.signals import StopRequest, handled_signals
+from parfocal.daemon.view import RunFacts
+
+if TYPE_CHECKING:
+    from parfocal.daemon.config import Config
+    from parfocal.daemon.loop import Listener, Loop
+    from parfocal.daemon.summary import Summary
+
+WITHOUT_A_BODY = ("simulated", "recorded")
+"""Drivers of instruments that exist once a run, not once a room: what two such runs share is where they record."""
+
+
+def run_session(
+    config_path: Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    session_folder: Path | None = None,
+    shadow: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Run one session to its end and say how it went.
+
+    Parameters
+    ----------
+    config_path : Path, optional
+        The packaged configuration when absent.
+    overrides : sequence of str
+        ``KEY=VALUE``.
+    session_folder : Path, optional
+        The folder of this session itself; a new one under ``session.folder`` when absent.
+    shadow : bool
+        Decide and record, command nothing.
+    as_json : bool
+        One JSON object on stdout at the end, everything else on stderr.
+
+    Returns
+    -------
+    int
+        What the process ends with.
+
+    Raises
+    ------
+    ParfocalError
+        Whatever keeps the session from starting.
+    """
+    config = load_config(config_path, overrides)
+    refuse_unusable(config)
+    folder = session_folder.absolute() if session_folder is not None else None
+
+    def build(listener: Listener) -> Loop:
+        from parfocal.daemon import compose
+
+        return compose.build(config, session_folder=folder, shadow=shadow, listeners=(listener,))
+
+    presenter = make_presenter(run_facts(config, shadow=shadow), as_json=as_json)
+    return run_locked(config, folder, build, presenter, presenter.finish).exit_code
+
+
+def run_locked(
+    config: Config,
+    session_folder: Path | None,
+    build: Callable[[Listener], Loop],
+    presenter: Presenter,
+    finish: Callable[[Summary, Path], None],
+) -> Summary:
+    """Take the instrument, run what `build` makes under signals and in view, `finish`, let the instrument go."""
+    with InstanceLock(lock_key(config, session_folder)) as lock:
+        lock.acquire(driver=config.microscope.driver)
+        with ExitStack() as view:
+            view.enter_context(presenter.shown())
+            loop = build(presenter.listen)
+            folder = loop.session.folder
+            lock.describe(session=str(folder))
+            presenter.built(folder)
+            with handled_signals(*_requests(loop, presenter)):
+                summary = asyncio.run(loop.run())
+                view.close()
+                # Still under the signals' handlers: an impatient second Ctrl-C must not cost the summary.
+                finish(summary, folder)
+    return summary
+
+
+def lock_key(config: Config, session_folder: Path | None = None) -> str:
+    """Name the instrument that a configuration drives, for its lock."""
+    microscope = config.microscope
+    if microscope.driver in WITHOUT_A_BODY:
+        identity = str(session_folder or Path(config.session.folder).absolute())
+    else:
+        identity = microscope.system_config or microscope.path or ""
+    return instrument_key(microscope.driver, str(Path(identity).resolve()) if identity else "")
+
+
+def run_facts(config: Config, *, shadow: bool = False) -> RunFacts:
+    """Gather what the presentation can say before the first frame; raises `ConfigError` for a useless calibration."""
+    from parfocal.daemon.compose import depth_of_field_um
+
+    return RunFacts(
+        driver=config.microscope.driver,
+        policy=config.policy.name,
+        simulated=config.microscope.driver == "simulated",
+        shadow=shadow,
+        folder=config.session.folder,
+        max_frames=config.session.max_frames,
+        max_seconds=config.session.max_seconds,
+        dof_um=depth_of_field_um(config),
+    )
+
+
+def _requests(loop: Loop, presenter: Presenter) -> tuple[StopRequest, StopRequest]:
+    def stop(reason: str) -> None:
+        presenter.say_stopping(reason)
+        loop.request_stop(reason)
+
+    def safe(reason: str) -> None:
+        presenter.say_stopping(reason)
+        loop.request_safe(reason)
+
+    return stop, safe

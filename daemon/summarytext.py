@@ -1,0 +1,41 @@
+"""The end of a run in words: the object of `run --json` as rows of a small table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def summary_lines(summary: Mapping[str, Any], dose_unit: str = "") -> list[tuple[str, str]]:
+    """Put the object of `run --json` into the rows of a small table: name and value in words."""
+    final, truth = summary.get("final") or {}, summary.get("truth") or {}
+    latency = summary.get("latency_ms") or {}
+    rows = [
+        ("outcome", str(summary.get("outcome", ""))),
+        ("frames", _counts(summary)),
+        ("frames to focus", _form(summary.get("frames_to_focus"), "{}", "not reached")),
+        ("travel", _form(summary.get("travel_um"), "{:.1f} um", "not known")),
+        ("dose", _form(summary.get("dose"), f"{{:.4g}} {dose_unit}".rstrip(), "not known")),
+    ]
+    settings = ", ".join(f"{name} {_form(value, '{:.4g}')}" for name, value in (final.get("settings") or {}).items())
+    # What it was left at, not what it is at now: whoever reads of a laser here must not think that it is still on.
+    rows.append(("last settings", f"{settings} (then made safe)" if settings else "not known"))
+    sd = _form(final.get("defocus_sd_um"), " \u00b1 {:.3f}", "")
+    rows.append(("final defocus", _form(final.get("defocus_um"), f"{{:+.3f}}{sd} um", "not known")))
+    if truth.get("defocus_um") is not None:
+        rows.append(("true defocus", f"{truth['defocus_um']:+.3f} um (simulated)"))
+    if latency.get("p50") is not None:
+        parts = (f"{name} {_form(latency.get(name), '{:.2f} ms')}" for name in ("p50", "p99"))
+        rows.append(("loop latency", ", ".join(parts)))
+    return rows
+
+
+def _counts(summary: Mapping[str, Any]) -> str:
+    names = ("scored", "stale", "dropped", "actions", "refused")
+    return f"{summary.get('frames')} ({', '.join(f'{summary.get(name)} {name}' for name in names)})"
+
+
+def _form(value: Any, form: str, otherwise: str = "?") -> str:
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return otherwise if missing else form.format(value)

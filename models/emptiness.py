@@ -1,0 +1,114 @@
+"""Is there anything in the frame at all: contrast against the frame's own noise, and saturation."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parfocal.models.metrics.planes import Planes
+
+BIN_PX = 8
+ILLUMINATION_ORDER = 6
+# Median of abs(N(0, 6 sigma)), the response of Immerkaer's noise kernel (norm 6) to white noise.
+_KERNEL_MEDIAN = 0.6744897501960817 * 6
+_SUBSAMPLE = 4
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a batch of frames holds; every field of shape (n,), float64.
+
+    Parameters
+    ----------
+    contrast : Tensor
+        Standard deviation of the frame in bins of 8 px, illumination removed, over what noise alone would give: 1 for
+        an empty frame.
+    threshold : Tensor
+        Contrast below which the frame counts as empty.
+    noise : Tensor
+        Standard deviation of a pixel's noise, counts.
+    """
+
+    contrast: Tensor
+    threshold: Tensor
+    noise: Tensor
+
+
+def content(
+    planes: Planes, min_contrast: float, *, integer: bool, illumination_order: int = ILLUMINATION_ORDER
+) -> Content:
+    """Measure the contrast of each frame against its own noise.
+
+    A bin's value is its mean without its largest and smallest pixel, so that hot and dead pixels count for nothing.
+    Illumination is a polynomial over the frame, of degree
+    `illumination_order`. What noise alone would give is the pixel noise (from the
+    median response to the kernel of Immerkaer 1996) over the root of the pixels of a bin. With few bins chance alone
+    gives contrast, and the threshold is raised by three of its standard deviations.
+
+    Parameters
+    ----------
+    planes : Planes
+        The frames.
+    min_contrast : float
+        The threshold for a large frame.
+    integer : bool
+        Whether the counts are rounded, which is noise of 1/12 count squared at least.
+    """
+    noise = pixel_noise(planes)
+    if integer:
+        noise = torch.maximum(noise, torch.full_like(noise, 12**-0.5))
+    bins = _bins(planes)
+    rows, columns = bins.shape[1:]
+    basis = _illumination(rows, columns, illumination_order)
+    flat = bins.to(torch.float64).flatten(1)
+    residual = flat - (flat @ basis) @ basis.T
+    freedom = flat.shape[1] - basis.shape[1]
+    spread = (residual.square().sum(1) / freedom).sqrt()
+    expected = noise / np.sqrt(BIN_PX**2 - 2)
+    contrast = torch.where(expected > 0, spread / expected, torch.where(spread > 0, torch.inf, 0.0))
+    return Content(contrast, torch.full_like(contrast, min_contrast + 3 * (2 * freedom) ** -0.5), noise)
+
+
+def pixel_noise(planes: Planes) -> Tensor:
+    """Estimate the standard deviation of a pixel's noise, from every fourth response to ``[1 -2 1; -2 4 -2; 1 -2 1]``.
+
+    The kernel is blind to anything linear; the median to what is rare (edges, hot pixels).
+    """
+    pixels = planes.pixels
+    # Second differences down, then across, at a quarter of the rows and columns only.
+    down = pixels[:, :-2:_SUBSAMPLE] + pixels[:, 2::_SUBSAMPLE][:, : len(range(0, planes.height - 2, _SUBSAMPLE))]
+    down = down.sub_(pixels[:, 1:-1:_SUBSAMPLE], alpha=2)
+    across = down[:, :, :-2:_SUBSAMPLE] + down[:, :, 2::_SUBSAMPLE] - 2 * down[:, :, 1:-1:_SUBSAMPLE]
+    return across.abs_().flatten(1).median(1).values.to(torch.float64) / _KERNEL_MEDIAN
+
+
+def _bins(planes: Planes) -> Tensor:
+    rows, columns = planes.height // BIN_PX, planes.width // BIN_PX
+    cut = planes.centered[:, : rows * BIN_PX, : columns * BIN_PX]
+    blocks = cut.reshape(-1, rows, BIN_PX, columns, BIN_PX)
+    total = blocks.sum((2, 4))
+    return (total - blocks.amax((2, 4)) - blocks.amin((2, 4))) / (BIN_PX**2 - 2)
+
+
+@functools.lru_cache(maxsize=8)
+def _illumination(rows: int, columns: int, order: int) -> Tensor:
+    """Orthonormal polynomials up to `order` over the bins, shape (rows * columns, terms), float64.
+
+    Frames of few bins get a lower order, so that something is left to measure.
+    """
+    y, x = np.linspace(-1, 1, rows)[:, None], np.linspace(-1, 1, columns)[None, :]
+    order = order if min(rows, columns) > 2 * order else 1
+    powers = [(i, j) for i in range(order + 1) for j in range(order + 1 - i)]
+    terms = np.stack([(y**i * x**j).ravel() for i, j in powers], axis=1)
+    return torch.from_numpy(np.linalg.qr(terms)[0])
+
+
+def saturated_fraction(planes: Planes, level_counts: float | None) -> Tensor:
+    """Share of pixels at or above the saturation level; 0 where no level is known."""
+    if level_counts is None:
+        return torch.zeros(len(planes.source), dtype=torch.float64)
+    return (planes.source >= level_counts).flatten(1).to(torch.float32).mean(1).to(torch.float64)

@@ -1,0 +1,65 @@
+"""`parfocal train defocus` and `parfocal evaluate defocus`: their own options, their tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from parfocal import UsageError
+
+
+def train_defocus(argv: Sequence[str]) -> int:
+    """Train one of the two networks from seeds; weights, recipe and card go to ``--out``."""
+    parser = argparse.ArgumentParser(prog="parfocal train defocus", description=train_defocus.__doc__)
+    parser.add_argument("--architecture", choices=("compact", "yang2018"), default="compact")
+    parser.add_argument("--fields", type=Path, help="folder of real in-focus fields (TIFF), one folder a source")
+    parser.add_argument("--out", type=Path, default=Path("runs/defocus"))
+    parser.add_argument("--chunks", type=int, default=600, help="of 256 new examples each (default %(default)s)")
+    parser.add_argument("--size-px", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that make examples; 0: none beside this one")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--start-from", type=Path, help="weights to go on from (safetensors)")
+    options = parser.parse_args(list(argv))
+    if options.fields is not None and not options.fields.is_dir():
+        raise UsageError(f"--fields {options.fields}: there is no such folder")
+    from parfocal.models.training.publish import publish
+    from parfocal.models.training.train_defocus import Recipe, train
+
+    recipe = Recipe(
+        architecture=options.architecture, chunks=options.chunks, size_px=options.size_px, batch=options.batch,
+        learning_rate=options.learning_rate, seed=options.seed, workers=options.workers, threads=options.threads,
+        device=options.device, fields=str(options.fields) if options.fields else None,
+        start_from=str(options.start_from) if options.start_from else None,
+    )  # fmt: skip
+    network = train(recipe, options.out)
+    if options.architecture == "compact":
+        publish(network, recipe, options.out, fields=options.fields)
+    return 0
+
+
+def evaluate_defocus(argv: Sequence[str]) -> int:
+    """Print the tables of the defocus card: held-out fields and optics, intervals, empty fields, real stacks."""
+    parser = argparse.ArgumentParser(prog="parfocal evaluate defocus", description=evaluate_defocus.__doc__)
+    parser.add_argument("--fields", type=Path, help="folder of real in-focus fields; without it: procedural ones")
+    parser.add_argument("--stacks", type=Path, help="folder of focus series with a truth.csv")
+    parser.add_argument("--yang", type=Path, help="weights of the paper's network, retrained (safetensors)")
+    parser.add_argument("--card", type=Path, help="another card than the packaged one")
+    parser.add_argument("--limit", type=int, help="at most so many fields")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(list(argv))
+    from parfocal.models.training.tables import render, tables
+
+    found = tables(
+        fields=options.fields, stacks=options.stacks, yang=options.yang, card=options.card, limit=options.limit,
+        seed=options.seed,
+    )  # fmt: skip
+    sys.stdout.write((json.dumps(found, indent=1) if options.json else render(found)) + "\n")
+    return 0

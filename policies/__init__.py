@@ -1,0 +1,69 @@
+"""Decision makers, pure and seeded, made by name through `make_policy`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+from parfocal.policies.base import Policy, PolicyError, PolicyOptionError
+from parfocal.policies.options import nearest
+
+PolicyFactory = Callable[[Mapping[str, Any]], Policy]
+
+ENTRY_POINT_GROUP = "parfocal.policies"
+
+# Name -> "module:factory"; imported only when asked for, so that listing the names costs nothing.
+BUILT_IN: Mapping[str, str] = {
+    "focus.belief": "parfocal.policies.focus.belief:BeliefPolicy",
+    "focus.oughtafocus": "parfocal.policies.focus.oughtafocus:OughtaFocusPolicy",
+    "focus.jaf": "parfocal.policies.focus.jaf:JafPolicy",
+    "focus.sweep": "parfocal.policies.focus.sweep:SweepPolicy",
+    "focus.hold": "parfocal.policies.focus.hold:HoldPolicy",
+}
+
+
+def policy_names() -> list[str]:
+    """Names of all policies: built-in ones and those that installed packages offer."""
+    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
+
+
+def make_policy(name: str, options: Mapping[str, Any] | None = None) -> Policy:
+    """Make a policy.
+
+    Parameters
+    ----------
+    name : str
+        A built-in name (``focus.belief``...), or one that a package offers in the entry-point group
+        ``parfocal.policies`` as a factory ``(options) -> Policy``.
+    options : mapping, optional
+        That policy's options, as plain JSON.
+
+    Raises
+    ------
+    PolicyOptionError
+        No policy of that name, or options it does not know or cannot use; with the nearest valid name.
+    PolicyError
+        The package that offers the policy fails to import.
+    """
+    factory = _built_in(name) if name in BUILT_IN else _plugin(name)
+    return factory({} if options is None else options)
+
+
+def _built_in(name: str) -> PolicyFactory:
+    module, attribute = BUILT_IN[name].split(":")
+    return cast(PolicyFactory, getattr(importlib.import_module(module), attribute))
+
+
+def _plugin(name: str) -> PolicyFactory:
+    """Load an installed package's policy; whatever its import raises becomes one message."""
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        try:
+            return cast(PolicyFactory, point.load())
+        except Exception as error:
+            raise PolicyError(
+                f"policy {name!r} is offered by {point.value!r}, which fails to import "
+                f"({type(error).__name__}: {error}); repair or uninstall that package"
+            ) from error
+    raise PolicyOptionError(f"there is no policy {name!r}, {nearest(name, policy_names())}")

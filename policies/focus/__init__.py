@@ -1,0 +1,1 @@
+"""Policies that find and hold the focus."""

@@ -1,0 +1,95 @@
+"""Options of policies: a strict pydantic base, and the translation of its errors into one `PolicyOptionError`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from parfocal.policies.base import PolicyOptionError
+
+LONGEST_SHOWN = 80
+"""Characters of a wrong value that a message repeats; a table of numbers helps nobody."""
+
+
+class Options(BaseModel):
+    """Base of every policy's options: frozen, unknown keys refused, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=True)
+
+    @model_validator(mode="after")
+    def _no_nan(self) -> Self:
+        for key in type(self).model_fields:
+            value = getattr(self, key)
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(f"{key} is NaN")
+        return self
+
+
+class FocusOptions(Options):
+    """What every focus policy knows of the stage.
+
+    Parameters
+    ----------
+    lower_um, upper_um : float
+        Limits of the stage; no position outside is ever proposed. Infinite: the guard alone limits.
+    max_step_um : float
+        Largest single move; longer ones are split.
+    dof_um : float, optional
+        Depth of field.
+    seed : int
+        Of any random choice.
+    """
+
+    lower_um: float = -math.inf
+    upper_um: float = math.inf
+    max_step_um: float = Field(default=math.inf, gt=0)
+    dof_um: float | None = Field(default=None, gt=0, lt=math.inf)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.lower_um < self.upper_um:
+            raise ValueError(f"lower_um ({self.lower_um:g}) must be below upper_um ({self.upper_um:g})")
+        return self
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """Return a "; did you mean 'x'?" for the closest of some words, or their list."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(words))}"
+
+
+def parse_options(model: type[OptionsT], policy: str, options: Mapping[str, Any]) -> OptionsT:
+    """Validate the options of a policy.
+
+    Raises
+    ------
+    PolicyOptionError
+        One line an offending option: which, what is wrong with it, the nearest valid name.
+    """
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        lines = [_explain(model, problem) for problem in error.errors(include_url=False)]
+        raise PolicyOptionError(f"policy {policy}: " + "; ".join(lines)) from None
+
+
+def _explain(model: type[Options], problem: Any) -> str:
+    """Say one pydantic problem in words."""
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown option {where!r}, {nearest(str(problem['loc'][-1]), list(model.model_fields))}"
+    if problem["type"] == "missing":
+        return f"option {where!r} is required"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not where:
+        return message
+    got = repr(problem["input"])
+    return f"option {where!r}: {message} (got {got if len(got) <= LONGEST_SHOWN else got[:LONGEST_SHOWN] + '...'})"

@@ -1,0 +1,124 @@
+"""The belief's histogram: prediction, update, description."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from parfocal.policies.base import PolicyError
+from parfocal.policies.focus.grid import Drift, FocusGrid, RateChain, windowed
+
+STILL = Drift(1.0, 0.0, 0.0, 0.0)
+
+
+def at(grid: FocusGrid, z: float, sd: float = 0.3) -> None:
+    grid.update(lambda d: np.exp(-0.5 * (d / sd) ** 2) + 1e-30, z)
+
+
+def test_an_update_is_bayes() -> None:
+    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
+    at(grid, 3.0, 1.0)
+    at(grid, 4.0, 1.0)
+    estimate = grid.estimate(1.0)
+    assert estimate.mean_um == pytest.approx(3.5, abs=0.01)
+    assert grid.marginal().sum() == pytest.approx(1.0)
+    spread = np.sqrt(grid.marginal() @ (grid.z_um - 3.5) ** 2)
+    assert spread == pytest.approx(2**-0.5, abs=0.01)
+
+
+def test_the_sign_of_defocus_is_stage_minus_focus() -> None:
+    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
+    grid.update(lambda d: np.exp(-0.5 * (d - 5.0) ** 2) + 1e-30, 2.0)
+    assert grid.estimate(1.0).mean_um == pytest.approx(-3.0, abs=0.01)
+
+
+@pytest.mark.parametrize("interval_s", [0.1, 1.0, 10.0])
+def test_a_steady_drift_is_learned_and_then_predicted_without_lag(interval_s: float) -> None:
+    grid = FocusGrid(-20.0, 20.0, 0.1, Drift(1.0, 0.02, 0.02, 0.0))
+    for k in range(round(300 / interval_s)):
+        if k % max(1, round(5 / interval_s)) == 0:
+            at(grid, k * interval_s / 60.0)
+        grid.predict(interval_s)
+    assert grid.estimate(1.0).rate_um_per_min == pytest.approx(1.0, abs=0.1)
+    for _ in range(round(60 / interval_s)):
+        grid.predict(interval_s)
+    assert grid.estimate(1.0).mean_um == pytest.approx(6.0, abs=0.12)
+
+
+@pytest.mark.parametrize("interval_s", [0.05, 1.0, 30.0])
+def test_the_random_walk_spreads_as_the_root_of_time_whatever_the_interval(interval_s: float) -> None:
+    grid = FocusGrid(-20.0, 20.0, 0.1, Drift(1e-6, 0.0, 0.5, 0.0))
+    at(grid, 0.0, 0.1)
+    for _ in range(round(120 / interval_s)):
+        grid.predict(interval_s)
+    spread = np.sqrt(grid.marginal() @ grid.z_um**2)
+    assert spread == pytest.approx(0.5 * 2**0.5, rel=0.05)
+
+
+def test_rates_keep_their_prior_and_forget_towards_it() -> None:
+    chain = RateChain(Drift(1.0, 0.3, 0.1, 0.0))
+    np.testing.assert_allclose(chain.transition(5.0) @ chain.prior, chain.prior, atol=1e-9)
+    np.testing.assert_allclose(chain.transition(0.0), np.eye(len(chain.rates)), atol=1e-9)
+    surely = np.zeros(len(chain.rates))
+    surely[-1] = 1.0
+    np.testing.assert_allclose(chain.transition(1e5) @ surely, chain.prior, atol=1e-6)
+
+
+def test_a_pause_of_days_leaves_a_proper_belief() -> None:
+    grid = FocusGrid(-20.0, 20.0, 0.1, Drift(1.0, 0.1, 0.1, 1e-3))
+    at(grid, 0.0)
+    grid.predict(3e5)
+    marginal = grid.marginal()
+    assert marginal.sum() == pytest.approx(1.0)
+    assert marginal.max() < 0.05
+
+
+def test_looking_ahead_agrees_with_letting_time_pass() -> None:
+    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
+    at(grid, 1.0)
+    z, share = grid.ahead(1.0, 5.0, 40.0)
+    grid.predict(40.0)
+    np.testing.assert_allclose(np.interp(grid.z_um, z, share, 0, 0), grid.marginal(), atol=2e-3)
+
+
+def test_resizing_keeps_the_belief() -> None:
+    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
+    at(grid, 3.0)
+    before = grid.estimate(1.0)
+    grid.resize(-5.0, 8.0)
+    grid.resize(-40.0, 40.0)
+    after = grid.estimate(1.0)
+    assert after.mean_um == pytest.approx(before.mean_um, abs=1e-9)
+    assert after.inside == pytest.approx(before.inside, abs=1e-9)
+    grid.resize(100.0, 120.0)
+    assert grid.marginal().sum() == pytest.approx(1.0)
+
+
+def test_excluding_everything_is_refused() -> None:
+    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
+    assert not grid.exclude(50.0, 60.0)
+    assert grid.exclude(-1.0, 1.0)
+    assert grid.marginal()[np.abs(grid.z_um) > 1.2].sum() == 0.0
+
+
+def test_inside_is_the_share_of_a_window_one_depth_of_field_wide() -> None:
+    density = np.full(100, 0.01)
+    assert windowed(density, 5)[50] == pytest.approx(0.10)
+    grid = FocusGrid(-20.0, 20.0, 0.05, STILL)
+    at(grid, 0.0, 0.5)
+    assert grid.estimate(1.0).inside == pytest.approx(0.683, abs=0.01)
+
+
+def test_a_checkpoint_is_exact_and_foreign_ones_are_refused() -> None:
+    grid, copy = FocusGrid(-20.0, 20.0, 0.1, STILL), FocusGrid(0.0, 1.0, 0.1, STILL)
+    at(grid, 3.0)
+    grid.predict(7.0)
+    state = json.loads(json.dumps(grid.checkpoint()))
+    copy.restore(state)
+    assert (copy.mass == grid.mass).all()
+    assert copy.z_um[0] == grid.z_um[0]
+    for broken in ({}, state | {"mass": "AAAA"}, state | {"shape": [3]}, state | {"offsets": [1.0]}):
+        with pytest.raises(PolicyError):
+            copy.restore(broken)

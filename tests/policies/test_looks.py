@@ -1,0 +1,61 @@
+"""Where to look next."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parfocal.policies.focus.looks import best_look, candidates, information, sample_belief, travel
+from parfocal.policies.focus.response import Response
+
+DOF = 1.36
+NETWORK = Response.surrogate(DOF, 0.18, 0.08, 100.0)
+
+
+def test_samples_are_quantiles() -> None:
+    z = np.linspace(-10, 10, 2001)
+    foci = sample_belief(z, np.exp(-0.5 * ((z - 2) / 1.5) ** 2), 512)
+    assert abs(foci.mean() - 2) < 0.02
+    assert abs(foci.std() - 1.5) < 0.05
+
+
+def test_beside_the_focus_more_is_learned_than_at_it() -> None:
+    foci = np.random.default_rng(0).normal(0.0, 0.5, 400)
+    at, beside = information(np.array([0.0, 3.0]), foci, NETWORK)
+    assert beside > 2 * at
+
+
+def test_information_agrees_with_the_closed_form() -> None:
+    """Far on one side the number is linear in the focus: half the log of one plus the signal-to-noise ratio."""
+    foci = np.random.default_rng(0).normal(0.0, 1.0, 20000)
+    gain = information(np.array([30.0]), foci, NETWORK)[0]
+    noise = np.hypot(0.18 * DOF, 0.08 * 30.0)
+    assert abs(gain - 0.5 * np.log1p(1 / noise**2)) < 0.03
+
+
+def test_a_symmetric_belief_is_told_apart_by_a_move_to_either_side_not_by_none() -> None:
+    foci = np.repeat([-10.0, 10.0], 64) + np.random.default_rng(0).normal(0, 0.8, 128)
+    stay, aside = information(np.array([0.0, 4.0]), foci, NETWORK)
+    assert aside > stay + 0.4
+
+
+def test_expensive_travel_prefers_the_short_move() -> None:
+    foci = np.repeat([-15.0, 15.0], 64) + np.random.default_rng(0).normal(0, 1.0, 128)
+    places = candidates(foci, 0.0, DOF, -100.0, 100.0)
+    news = np.ones(len(places))
+    free = best_look(places, news, foci, 0.0, NETWORK, 0.0)
+    dear = best_look(places, news, foci, 0.0, NETWORK, 0.2)
+    assert abs(free.z_um) > 8.0 > abs(dear.z_um) > 1.0
+    assert dear.gain_nats > 0.4
+
+
+def test_a_wrong_side_pays_twice() -> None:
+    foci = np.array([-10.0, 10.0])
+    assert travel(np.array([0.0, 10.0]), foci, 0.0).tolist() == [10.0, 20.0]
+
+
+def test_candidates_stay_within_the_limits() -> None:
+    foci = np.linspace(-30, 30, 128)
+    places = candidates(foci, 0.0, DOF, -5.0, 12.0)
+    assert places.min() >= -5.0
+    assert places.max() <= 12.0
+    assert len(candidates(foci, 0.0, DOF, 500.0, 600.0)) == 0
