@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __version__ = "0.1.0"
 
 
@@ -15,3 +17,15 @@ class UsageError(ParfocalError):
     """The caller asked for something that makes no sense: a bad argument, an unknown name, an unreadable file."""
 
     exit_code = 2
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest of `known`, whatever its case, or nothing if none is near.
+
+    To be put behind what is wrong with a name, by every room alike.
+    """
+    import difflib
+
+    by_folded = {word.casefold(): word for word in known}
+    near = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    return f"; did you mean {by_folded[near[0]]!r}?" if near else ""

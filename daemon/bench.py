@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from parfocal import UsageError, __version__
+from parfocal import UsageError, __version__, did_you_mean
+from parfocal.models.training.arguments import count, need_file, need_folder
 
 Table = dict[str, Any]
 """A table: ``title``, ``columns``, ``rows`` (lists as long as columns), ``notes``."""
@@ -20,18 +23,24 @@ def run(argv: Sequence[str]) -> int:
     """Measure one table, or all; print Markdown, or JSON with ``--json``."""
     parser = argparse.ArgumentParser(prog="parfocal bench", description=run.__doc__)
     parser.add_argument("what", nargs="?", default="all", help="all, " + ", ".join(_tables()))
-    parser.add_argument("--episodes", type=int, default=200, help="episodes for each light level (focus)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (focus)")
+    parser.add_argument("--episodes", type=count, default=200, help="episodes for each light level (focus)")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes (focus)")
     parser.add_argument("--policies", default="", help="comma-separated, of those the focus table compares")
-    parser.add_argument("--fields", help="folder of real in-focus fields (defocus)")
-    parser.add_argument("--stacks", help="folder of focus series with a truth.csv (defocus)")
-    parser.add_argument("--yang", help="weights of the paper's network, retrained (defocus)")
+    parser.add_argument("--fields", type=Path, help="folder of real in-focus fields (defocus)")
+    parser.add_argument("--stacks", type=Path, help="folder of focus series with a truth.csv (defocus)")
+    parser.add_argument("--yang", type=Path, help="weights of the paper's network, retrained (defocus)")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(list(argv))
     known = _tables()
     if options.what != "all" and options.what not in known:
-        raise UsageError(f"bench: there is no table {options.what!r}; there are all, {', '.join(known)}")
+        names = ["all", *known]
+        hint = did_you_mean(options.what, names)
+        raise UsageError(f"bench: there is no table {options.what!r}{hint}; there are {', '.join(names)}")
+    # At once, not after an hour of other tables.
+    need_folder("--fields", options.fields)
+    need_folder("--stacks", options.stacks)
+    need_file("--yang", options.yang)
     names = list(known) if options.what == "all" else [options.what]
     found: dict[str, Any] = {"machine": machine()}
     for name in names:
@@ -39,7 +48,12 @@ def run(argv: Sequence[str]) -> int:
         if not options.json:
             sys.stdout.write("\n".join(_markdown(found[name])) + "\n\n")
             sys.stdout.flush()
-    sys.stdout.write((json.dumps(found, indent=1) if options.json else f"Measured on {found['machine']}.") + "\n")
+    if options.json:
+        from parfocal.models.training.tables import plain
+
+        sys.stdout.write(json.dumps(plain(found), indent=1, allow_nan=False) + "\n")
+    else:
+        sys.stdout.write(f"Measured on {found['machine']}.\n")
     return 0
 
 
@@ -79,6 +93,8 @@ def _tables() -> dict[str, Callable[[argparse.Namespace], Table]]:
         "drift": late("bench_focus", "drift"),
         "doubt": late("bench_focus", "doubt"),
         "defocus": late("bench_defocus", "defocus"),
+        "frc": late("bench_quality", "frc"),
+        "quality": late("bench_quality", "quality"),
     }
 
 
@@ -91,6 +107,6 @@ def _markdown(table: Table) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

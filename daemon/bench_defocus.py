@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 
@@ -12,8 +11,7 @@ def defocus(options: argparse.Namespace) -> dict[str, Any]:
     from parfocal.models.training.tables import tables
 
     found = tables(
-        fields=_path(options.fields), stacks=_path(options.stacks), yang=_path(options.yang), card=None, limit=None,
-        seed=options.seed,
+        fields=options.fields, stacks=options.stacks, yang=options.yang, card=None, limit=None, seed=options.seed,
     )  # fmt: skip
     rows: list[list[Any]] = []
     for name, table in found.items():
@@ -30,7 +28,3 @@ def defocus(options: argparse.Namespace) -> dict[str, Any]:
 def _row(name: str, peer: str, light: str, row: dict[str, Any]) -> list[Any]:
     keys = ("images", "abstained", "level_within_1", "mean_error_px", "cover50", "cover90")
     return [name, peer, light, *(row[key] for key in keys)]
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,16 @@ if TYPE_CHECKING:
     from parfocal.daemon.config import Config
 
 
-def problems_of(path: Path | None, overrides: Sequence[str] = ()) -> list[str]:
-    """Return everything wrong with a configuration, each as ``file:line key: what is wrong``; empty if nothing is.
+@dataclass(frozen=True)
+class Checked:
+    """What is wrong with a configuration, and what in it will be without effect; one line each."""
+
+    problems: list[str]
+    warnings: list[str]
+
+
+def checked(path: Path | None, overrides: Sequence[str] = ()) -> Checked:
+    """Look for everything wrong with a configuration, each as ``file:line key: what is wrong``.
 
     Beyond the file's own shape it is checked that driver, policy and models (weights included) can be made of it, and
     that the files it names are there. No device is opened and nothing is written.
@@ -22,11 +31,23 @@ def problems_of(path: Path | None, overrides: Sequence[str] = ()) -> list[str]:
     try:
         config = load_config(path, overrides)
     except ConfigError as error:
-        return list(error.problems)
+        return Checked(list(error.problems), [])
     from parfocal.daemon.compose import check
 
     missing = list(_missing_files(config))
-    return missing or check(config) or list(_models(config))
+    return Checked(missing or check(config) or list(_models(config)), warnings_of(config))
+
+
+def problems_of(path: Path | None, overrides: Sequence[str] = ()) -> list[str]:
+    """Return the problems alone that `checked` finds; empty if there are none."""
+    return checked(path, overrides).problems
+
+
+def warnings_of(config: Config) -> list[str]:
+    """Return what a configuration asks for that this version does not do, each as ``file:line key: what``."""
+    if config.service is None:
+        return []
+    return [f"{config.where('service')}: this version has no service: nothing listens on {config.service.bind}"]
 
 
 def refuse_unusable(config: Config) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from parfocal import ParfocalError, UsageError
+from parfocal import ParfocalError, UsageError, did_you_mean
 from parfocal.daemon.calibration import read_calibration
 from parfocal.daemon.config import Config, ConfigError
 from parfocal.daemon.decide import Decider, PolicyMaker, Scoring
@@ -18,16 +18,17 @@ from parfocal.daemon.terms import Deadlines, Ending
 from parfocal.drivers import driver_names, make_microscope
 from parfocal.drivers.base import Frame, Microscope, ParameterError
 from parfocal.models import ModelSpec, available_models
-from parfocal.models.names import did_you_mean
 from parfocal.models.scoring import InlineScorer, ProcessScorer
 from parfocal.policies import make_policy
 from parfocal.policies.base import Policy, PolicyOptionError
+from parfocal.policies.quality_gate import GatedPolicy, GateTerms
 from parfocal.simulator.clock import Clock
 from parfocal.simulator.optics import Optics
 
 LOOP_KEYS = frozenset({"driver", "frozen_after", "interval_ms"})  # of the microscope section, not the driver's
 DEADLINE_KEYS = frozenset({"timeout_ms", "timeouts_ms"})
 TAKES_OPTICS = frozenset({"defocus"})
+TAKES_RUNTIME = frozenset({"defocus", "quality"})  # models that run on a choice of backends and devices
 OPTICAL_OPTIONS = frozenset(
     {"na", "immersion_index", "magnification", "emission_um", "pixel_um", "sample_index", "depth_um", "zernike_waves",
      "spherical_waves"}
@@ -180,7 +181,9 @@ def model_specs(config: Config) -> list[ModelSpec]:
     for name in config.scoring.models:
         options: dict[str, Any] = {}
         if name in TAKES_OPTICS:
-            options = {**optics_options(config), "backend": config.scoring.backend, "device": config.scoring.device}
+            options |= optics_options(config)
+        if name in TAKES_RUNTIME:
+            options |= {"backend": config.scoring.backend, "device": config.scoring.device}
         specs.append(ModelSpec(name, options | config.scoring.options.get(name, {})))
     return specs
 
@@ -212,7 +215,7 @@ def policy_options(config: Config, pixel_um: float | None = None) -> dict[str, A
         calibration = read_calibration(config)
         calibration.check(config, optics_told(config, calibration.model), pixel_um)
         options["response"] = calibration.response
-    elif config.policy.name == "focus.belief" and "na" not in optics_options(config):
+    elif _believes(config) and "na" not in optics_options(config):
         raise ConfigError(
             f"{config.where('microscope', 'objective')}: the optics are not known, so blur cannot be turned into um: "
             "give objective.na and emission_nm, or measure with `parfocal calibrate` and give policy.calibration"
@@ -232,12 +235,34 @@ def policy_maker(config: Config) -> PolicyMaker:
     def make(frame: Frame | None) -> tuple[Policy, dict[str, Any]]:
         options = policy_options(config, frame.pixel_um if frame else None)
         try:
-            return make_policy(config.policy.name, options), options
+            policy = make_policy(config.policy.name, options)
         except PolicyOptionError as error:
             raise _located(config, "policy", error) from error
+        _check_scored(config, getattr(policy, "reads", ()), ("policy",))
+        if config.quality is not None:
+            _check_scored(config, (config.quality.model,), ("quality", "model"))
+            policy = GatedPolicy(policy, GateTerms(**config.quality.model_dump()))
+        return policy, options
 
     make(None)
     return make
+
+
+def _believes(config: Config) -> bool:
+    """Whether the policy turns blur into um, for which it takes the optics or a calibration."""
+    name, prefer = config.policy.name, config.policy.options.get("prefer")
+    return name in ("focus.belief", "focus.supervised") or (name == "focus.quality" and prefer == "defocus")
+
+
+def _check_scored(config: Config, models: Sequence[str], path: tuple[str, ...]) -> None:
+    """Raise `ConfigError` for a model that somebody reads and nobody runs: all they would ever see is no answer."""
+    for model in models:
+        if model not in config.scoring.models:
+            running = ", ".join(config.scoring.models)
+            raise ConfigError(
+                f"{config.where(*path)}: reads the model {model!r}, which is not among scoring.models ({running}); "
+                "add it there, or name another"
+            )
 
 
 def ending_of(config: Config) -> Ending:

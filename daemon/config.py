@@ -26,6 +26,7 @@ from parfocal.daemon.config_models import (
     LimitsSection,
     MicroscopeSection,
     PolicySection,
+    QualitySection,
     ScoringSection,
     Section,
     ServiceSection,
@@ -53,6 +54,7 @@ class Config(Section):
     start: dict[str, float] = Field(default_factory=dict)
     scoring: ScoringSection = ScoringSection()
     policy: PolicySection = PolicySection()
+    quality: QualitySection | None = None
     limits: LimitsSection = LimitsSection()
     session: SessionSection = SessionSection()
     service: ServiceSection | None = None

@@ -102,6 +102,36 @@ class ScoringSection(Section):
         return self
 
 
+class QualitySection(Section):
+    """When a frame is not good enough, and what follows. The gate moves nothing: at most it ends the session.
+
+    A frame is bad if the value of `model` (or `score`, a key of its detail) is `below` or `above`. After `for_frames`
+    bad ones in a row: ``flag`` marks them, ``retake`` asks for the field again, at most `max_retakes` times in a row,
+    ``stop`` ends the session. `judge`: ``settled`` leaves out the frames on the way to the focus, ``all`` does not.
+    An abstention is not bad; `abstain_report` of them in a row are marked as not to be judged.
+    """
+
+    model: Annotated[str, Field(min_length=1)] = "quality"
+    score: Annotated[str, Field(min_length=1)] | None = None
+    below: float | None = None
+    above: float | None = None
+    for_frames: Annotated[int, Field(ge=1)] = 3
+    then: Literal["flag", "retake", "stop"] = "flag"
+    max_retakes: Annotated[int, Field(ge=1)] = 2
+    judge: Literal["settled", "all"] = "settled"
+    abstain_report: Annotated[int, Field(ge=1)] = 10
+
+    @model_validator(mode="after")
+    def _says_what_is_bad(self) -> QualitySection:
+        if self.below is None and self.above is None:
+            raise ValueError("give below (or above, where lower is better): what is not good enough")
+        if self.below is not None and self.above is not None and self.below >= self.above:
+            raise ValueError(f"below {self.below:g} must be less than above {self.above:g}: what lies between is good")
+        if "max_retakes" in self.model_fields_set and self.then != "retake":
+            raise ValueError("max_retakes needs then: retake")
+        return self
+
+
 class PolicySection(BaseModel):
     """Which policy decides; every further key is one of its options, checked by the policy itself."""
 

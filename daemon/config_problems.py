@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from parfocal import did_you_mean
 from parfocal.daemon.config_lines import ConfigError, KeyPath, Source, key_name
 from parfocal.daemon.config_models import Limit, LimitsSection, Section
 
@@ -44,23 +43,18 @@ def _problem(shape: type[BaseModel], source: Source, details: ErrorDetails) -> s
     if kind == "value_error" and isinstance(got, dict):
         return f"{place}: {text}"
     expected = details.get("ctx", {}).get("expected") if kind == "literal_error" else None
-    nearest = _nearest(str(got), str(expected).replace("'", "").replace(" or ", ", ").split(", ")) if expected else ""
-    return f"{place}: {text} (got {got!r}){nearest}"
+    words = str(expected).replace("'", "").replace(" or ", ", ").split(", ") if expected else ()
+    return f"{place}: {text} (got {got!r}){did_you_mean(str(got), words)}"
 
 
 def _hint(key: str, shape: type[BaseModel], path: KeyPath) -> str:
     """Suggest a sibling key that is nearly the same, else the place where this very key belongs."""
     keys = _all_keys(shape)
-    near = _nearest(key, [str(found[-1]) for found in keys if found[:-1] == path])
+    near = did_you_mean(key, [str(found[-1]) for found in keys if found[:-1] == path])
     if near:
         return near
     elsewhere = [key_name(found) for found in keys if found[-1] == key]
-    return f"; did you mean {elsewhere[0]}?" if elsewhere else ""
-
-
-def _nearest(word: str, candidates: Iterable[str]) -> str:
-    match = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
-    return f"; did you mean {match[0]}?" if match else ""
+    return f"; did you mean {elsewhere[0]!r}?" if elsewhere else ""
 
 
 def _all_keys(shape: type[BaseModel], path: KeyPath = ()) -> list[KeyPath]:

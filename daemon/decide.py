@@ -95,7 +95,9 @@ class Decider:
         self._worker = Worker("scoring")
         await self._worker.call(self.scorer.start)
 
-    async def decide(self, taken: Taken, alive: Callable[[], None]) -> Decision:
+    async def decide(
+        self, taken: Taken, alive: Callable[[], None], meanwhile: Callable[[], None] | None = None
+    ) -> Decision:
         """Score a frame, tell the policy, ask it.
 
         Parameters
@@ -104,6 +106,8 @@ class Decider:
             A frame fit to decide on.
         alive : callable
             Called now and then while the scorer is waited for.
+        meanwhile : callable, optional
+            Called once, when the scorer has begun: work that then costs the decision no time.
 
         Raises
         ------
@@ -114,7 +118,7 @@ class Decider:
         """
         frame = taken.frame
         try:
-            raw, scoring_s = await self._wait(self._score, alive, self._timeout_s + 1.0, frame)
+            raw, scoring_s = await self._wait(self._score, alive, self._timeout_s + 1.0, frame, meanwhile=meanwhile)
         except ScorerLostError:
             raise
         except ImageError as error:
@@ -169,18 +173,36 @@ class Decider:
     def _start_again(self, *_: object) -> None:
         self.scorer.restart()
 
-    async def _wait(self, function: Callable[..., Any], alive: Callable[[], None], timeout_s: float, *args: Any) -> Any:
+    async def _wait(
+        self,
+        function: Callable[..., Any],
+        alive: Callable[[], None],
+        timeout_s: float,
+        *args: Any,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Any:
         """Wait for the worker, saying meanwhile that the loop is alive; a call that hangs is a `ScorerLostError`."""
         if self._worker is None:
             raise ScorerError("the scorer was not started")
         future = self._worker.call(function, *args)
-        until = time.monotonic() + timeout_s
-        while True:
-            done, _ = await asyncio.wait({future}, timeout=min(0.5, timeout_s))
-            if done:
-                return future.result()
+        events, until, every_s = asyncio.get_running_loop(), time.monotonic() + timeout_s, min(0.5, timeout_s)
+
+        def watch() -> None:
+            if future.done():
+                return
             alive()
-            if time.monotonic() > until:
-                raise ScorerLostError(
-                    f"the scorer did not answer within {timeout_s:g} s, not even to say that it stalled"
-                )
+            if time.monotonic() <= until:
+                events.call_later(every_s, watch)
+                return
+            hangs = f"the scorer did not answer within {timeout_s:g} s, not even to say that it stalled"
+            future.set_exception(ScorerLostError(hangs))
+
+        # A timer and a bare future: `asyncio.wait` would cost a frame more than its journal does.
+        first = events.call_later(every_s, watch)
+        try:
+            if meanwhile is not None:
+                meanwhile()
+            return await future
+        finally:
+            first.cancel()
+            future.cancel()  # ends the watch where this was interrupted

@@ -11,6 +11,7 @@ POWER = "excitation_power"  # with or without a unit behind it: excitation_power
 class DoseLedger:
     """Adds up power times exposure over every frame the camera exposed, looked at or not.
 
+    The one place where the budget is kept: whoever takes frames asks `exhausted` before each, the first included.
     Written by the thread that owns the microscope, read by any.
 
     Parameters
@@ -25,7 +26,8 @@ class DoseLedger:
         self.budget = budget
         self.unit = unit
         self._spent = 0.0
-        self._last = 0.0
+        self._settings: dict[str, float] = {}
+        self._exposure_ms = 0.0
 
     @property
     def spent(self) -> float:
@@ -38,12 +40,21 @@ class DoseLedger:
         return None if self.budget is None else max(self.budget - self._spent, 0.0)
 
     @property
-    def exhausted(self) -> bool:
-        """Whether one more frame like the last would overdraw the budget; so does a dose that is not a number."""
-        return self.budget is not None and not self._spent + self._last <= self.budget
+    def next_frame(self) -> float:
+        """Dose of one more frame with the settings known last; 0 before any is known."""
+        return _dose(self._settings, self._exposure_ms) if self._settings else 0.0
 
-    def add(self, settings: Mapping[str, float], exposure_ms: float) -> float:
-        """Count one frame; return the sum.
+    @property
+    def exhausted(self) -> bool:
+        """Whether one more frame would overdraw the budget; so does a dose that is not a number."""
+        return self.budget is not None and not self._spent + self.next_frame <= self.budget
+
+    def expect(self, settings: Mapping[str, float]) -> None:
+        """Learn from read-backs, of all parameters or of one, what the next frame will be exposed with."""
+        self._settings.update(settings)
+
+    def add(self, settings: Mapping[str, float], exposure_ms: float, *, frames: int = 1) -> float:
+        """Count one frame, or several that were exposed alike; return the sum.
 
         Parameters
         ----------
@@ -51,14 +62,21 @@ class DoseLedger:
             As read back for the exposure; ``exposure_ms`` in it is believed before the argument.
         exposure_ms : float
             End minus start of the exposure, for microscopes without that parameter.
+        frames : int
+            More than one where the camera exposed frames that were lost on the way.
         """
-        powers = [value for name, value in settings.items() if name.startswith(POWER)]
-        power = sum(powers) if powers else 1.0
-        self._last = max(power, 0.0) * max(settings.get(EXPOSURE, exposure_ms), 0.0)
-        self._spent += self._last
+        self._settings, self._exposure_ms = dict(settings), exposure_ms
+        self._spent += frames * _dose(settings, exposure_ms)
         return self._spent
 
     def resolve_unit(self, parameters: Mapping[str, object]) -> str:
         """Fix the unit once it is known what the microscope has."""
         self.unit = self.unit or ("power x ms" if any(name.startswith(POWER) for name in parameters) else "ms")
         return self.unit
+
+
+def _dose(settings: Mapping[str, float], exposure_ms: float) -> float:
+    """Power (1 where there is no such parameter) times exposure of one frame; nothing is negative."""
+    powers = [value for name, value in settings.items() if name.startswith(POWER)]
+    power = sum(powers) if powers else 1.0
+    return max(power, 0.0) * max(settings.get(EXPOSURE, exposure_ms), 0.0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from math import isfinite
 from typing import Any
+from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from parfocal import UsageError
 
@@ -135,32 +137,52 @@ def optics_of_config(microscope: Mapping[str, Any]) -> PartialOptics:
 
 
 def optics_of_ome(xml: str, image_index: int, channel_index: int) -> PartialOptics:
-    """Optics in OME-XML, for one image and channel; nothing where the XML is not valid or says nothing."""
-    from ome_types import from_xml
+    """Optics in OME-XML, for one image and channel; nothing where the XML is not valid or says nothing.
 
-    try:
-        ome = from_xml(xml)
-        image = ome.images[image_index]
-    except Exception:  # noqa: BLE001 - a vendor's broken metadata must not keep its pixels from being scored
+    Read as what it is, XML with a dozen attributes of interest: building the whole data model (ome-types) for each of
+    thousands of files takes as long as assessing them.
+    """
+    root = _parsed(xml)
+    images = [] if root is None else _below(root, "Image")
+    if root is None or image_index >= len(images):
         return PartialOptics()
-    pixels = image.pixels
+    settings, pixels = (_below(images[image_index], name) for name in ("ObjectiveSettings", "Pixels"))
+    objectives = [one for instrument in _below(root, "Instrument") for one in _below(instrument, "Objective")]
+    used = [one for one in objectives if settings and one.get("ID") == settings[0].get("ID")]
     na = index = magnification = None
-    settings = image.objective_settings
-    objectives = [objective for instrument in ome.instruments for objective in instrument.objectives]
-    used = [objective for objective in objectives if settings is not None and objective.id == settings.id]
     for objective in used or (objectives if len(objectives) == 1 else []):
-        na, magnification = objective.lens_na, objective.nominal_magnification
-        index = IMMERSION_INDEX.get(objective.immersion.value) if objective.immersion is not None else None
-    if settings is not None and settings.refractive_index:
-        index = settings.refractive_index
-    emission_um = None
-    if channel_index < len(pixels.channels):
-        channel = pixels.channels[channel_index]
-        emission_um = length_um(channel.emission_wavelength, channel.emission_wavelength_unit.value)
-    return PartialOptics(
-        na=na or None,
-        immersion_index=index,
-        emission_um=emission_um,
-        pixel_um=length_um(pixels.physical_size_x, pixels.physical_size_x_unit.value),
-        magnification=magnification or None,
-    )
+        na, magnification = _positive(objective, "LensNA"), _positive(objective, "NominalMagnification")
+        index = IMMERSION_INDEX.get(objective.get("Immersion", ""))
+    if settings:
+        index = _positive(settings[0], "RefractiveIndex") or index
+    emission_um = pixel_um = None
+    for one in pixels[:1]:
+        pixel_um = length_um(_positive(one, "PhysicalSizeX"), one.get("PhysicalSizeXUnit", "µm"))
+        channels = _below(one, "Channel")
+        if channel_index < len(channels):
+            channel = channels[channel_index]
+            unit = channel.get("EmissionWavelengthUnit", "nm")
+            emission_um = length_um(_positive(channel, "EmissionWavelength"), unit)
+    return PartialOptics(na, index, emission_um, pixel_um, magnification)
+
+
+@lru_cache(maxsize=4)
+def _parsed(xml: str) -> Element | None:
+    try:
+        # Entities cannot blow up here: expat has limited them since 2.4.1, and tifffile parses the same text before.
+        return fromstring(xml.encode())  # noqa: S314
+    except (ParseError, ValueError):  # a vendor's broken metadata must not keep its pixels from being scored
+        return None
+
+
+def _below(element: Element, name: str) -> list[Element]:
+    """Children of a name, whatever version of the schema their namespace is."""
+    return [child for child in element if isinstance(child.tag, str) and child.tag.rpartition("}")[2] == name]
+
+
+def _positive(element: Element, name: str) -> float | None:
+    try:
+        value = float(element.get(name, "nan"))
+    except ValueError:
+        return None
+    return value if isfinite(value) and value > 0 else None

@@ -32,7 +32,6 @@ class Refusal(Enum):
     TRAVEL = "total travel"
     STALE = "stale anchor"
     LEASE = "beam lease"
-    DOSE = "dose budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,9 @@ class _Refused(Exception):  # noqa: N818 - carried to the one place that turns i
 
 
 class Guard:
-    """Judges actions against limits, largest step, rate, travel, dose budget and beam lease.
+    """Judges actions against limits, largest step, rate, travel and beam lease.
+
+    The dose budget is not among them: it is kept where frames are taken (`DoseLedger`), and no action makes a frame.
 
     Parameters
     ----------
@@ -131,7 +132,7 @@ class Guard:
         for name in self._parameters:
             self._moved_s.setdefault(name, time_s)
 
-    def check(self, action: Action, state: GuardState, *, dose_exhausted: bool = False) -> Verdict:
+    def check(self, action: Action, state: GuardState) -> Verdict:
         """Judge an action as a whole: one setting that may not be sent refuses all of them.
 
         Raises
@@ -142,8 +143,6 @@ class Guard:
         if not isinstance(action, (Change, Finish)) or not action.settings:
             return Verdict(True, "nothing to send")
         try:
-            if dose_exhausted:
-                raise _Refused(Refusal.DOSE, "the dose budget is spent")
             if state.anchor_s < state.settled_s:
                 raise _Refused(Refusal.STALE, "the frame behind this was exposed before the last change had settled")
             for name, value in action.settings.items():
@@ -208,6 +207,7 @@ def resolve_limits(
     """Complete the limits by the device's own range; return them, and what is wrong with them.
 
     A parameter nobody limited keeps the device's range where that is finite, else it cannot be commanded at all.
+    Nor can one that the device cannot change.
     """
     resolved: dict[str, Limit] = {}
     problems: list[str] = []
@@ -224,6 +224,8 @@ def resolve_limits(
             if name in limits:
                 problems.append(f"limits.{name}: the device names no range of its own: lower and upper must be given")
             continue
+        if parameter.lower == parameter.upper and lower <= upper:
+            continue  # the device cannot change it (the exposure of a recording): nobody can command it
         if lower >= upper:
             device = f"{parameter.lower:g}..{parameter.upper:g}"
             problems.append(f"limits.{name}: leaves nothing of the device's range {device}")

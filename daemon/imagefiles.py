@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ class Plane:
         What the file says of how this plane was made.
     read : callable
         Returns the pixels, shape (height, width); raises `ImageFileError`.
+    planes : int or None
+        How many the file holds, where that is known before they are read; for a progress bar.
     """
 
     path: Path
@@ -46,24 +50,39 @@ class Plane:
     read: Callable[[], NDArray[Any]]
     axes: Mapping[str, int] = field(default_factory=dict)
     optics: PartialOptics = field(default_factory=PartialOptics)
+    planes: int | None = None
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
+def find_images(paths: Iterable[Path], skip: Collection[Path] = ()) -> list[Path]:
     """List the images meant by `paths`: files as they are, folders searched recursively, hidden ones skipped.
+
+    A folder below those asked for that cannot be listed is in the list itself: `iter_planes` says why.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Files and folders.
+    skip : collection of Path
+        Folders not to search, such as the one that maps of these very images are written to.
 
     Raises
     ------
     ImageFileError
-        A path does not exist, or a folder holds no image.
+        A path does not exist or may not be seen, or a folder holds no image.
     """
     found: list[Path] = []
+    skipped = frozenset(path.resolve() for path in skip)
     for path in paths:
-        if not path.exists():
-            raise ImageFileError(f"{path}: no such file or folder")
-        if path.is_file() or is_zarr(path):
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except FileNotFoundError as error:
+            raise ImageFileError(f"{path}: no such file or folder") from error
+        except OSError as error:
+            raise ImageFileError(f"{path}: {error.strerror or error}") from error
+        if not is_folder or is_zarr(path):
             found.append(path)
             continue
-        inside = list(_walk(path))
+        inside = list(_walk(path, skipped))
         if not inside:
             raise ImageFileError(f"{path}: the folder holds no images ({READABLE} are read, folders are searched)")
         found.extend(inside)
@@ -72,21 +91,31 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 def is_zarr(path: Path) -> bool:
     """Whether a folder is the root of a Zarr hierarchy."""
-    return path.is_dir() and any((path / marker).is_file() for marker in ZARR_MARKERS)
+    try:
+        return path.is_dir() and any((path / marker).is_file() for marker in ZARR_MARKERS)
+    except PermissionError:
+        return path.suffix.lower() == ".zarr"
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
+def _walk(folder: Path, skipped: Collection[Path]) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError:  # its own row says so, and the other folders are searched
+        yield folder
+        return
+    for entry in entries:
         if entry.name.startswith("."):
             continue
+        path = folder / entry.name
         if entry.is_dir():
             # A Zarr is one image, however many folders it is made of; links to folders could lead in circles.
-            if is_zarr(entry):
-                yield entry
-            elif not entry.is_symlink():
-                yield from _walk(entry)
-        elif entry.suffix.lower() in TIFF_SUFFIXES | PNG_SUFFIXES:
-            yield entry
+            if is_zarr(path):
+                yield path
+            elif not entry.is_symlink() and not (skipped and path.resolve() in skipped):
+                yield from _walk(path, skipped)
+        elif path.suffix.lower() in TIFF_SUFFIXES | PNG_SUFFIXES:
+            yield path
 
 
 def iter_planes(path: Path) -> Iterator[Plane]:
@@ -97,7 +126,15 @@ def iter_planes(path: Path) -> Iterator[Plane]:
     ImageFileError
         The file cannot be opened as what its name says, or holds no plane.
     """
-    if path.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        if is_folder and not is_zarr(path):
+            os.scandir(path).close()
+    except FileNotFoundError as error:
+        raise ImageFileError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ImageFileError(f"{path}: {error.strerror or error}") from error
+    if is_folder:
         from parfocal.daemon.zarrplanes import zarr_planes
 
         return zarr_planes(path)
@@ -107,7 +144,7 @@ def iter_planes(path: Path) -> Iterator[Plane]:
 
         return tiff_planes(path)
     if suffix in PNG_SUFFIXES:
-        return iter([Plane(path, 0, lambda: read_png(path))])
+        return iter([Plane(path, 0, lambda: read_png(path), planes=1)])
     raise ImageFileError(f"{path}: {suffix or 'a file without an ending'} is not read; {READABLE} are")
 
 
@@ -136,27 +173,47 @@ def grey(pixels: NDArray[Any], what: str) -> NDArray[Any]:
 
 
 def read_png(path: Path) -> NDArray[Any]:
-    """Read a grey PNG of 8 or 16 bits.
+    """Read a grey PNG of 8 or 16 bits, with the numbers that are in it.
 
     Raises
     ------
     ImageFileError
-        Not a PNG, damaged, or a colour image.
+        Not a PNG, damaged, a colour image, an animation, or one whose numbers the decoder would change.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            mode = image.mode
-            image.load()
-            pixels = np.array(image)
+        with path.open("rb") as file:
+            header = file.read(_PNG_BITS_AT + 2)
+            file.seek(0)
+            with Image.open(file, formats=["PNG"]) as image:
+                bits, kind = header[_PNG_BITS_AT:]
+                _refuse_png(path, bits, kind, getattr(image, "n_frames", 1))
+                image.load()
+                pixels = np.array(image)
     except UnidentifiedImageError as error:
         raise ImageFileError(f"{path}: not a PNG file, whatever its name says") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageFileError(f"{path}: cannot be read: {error}") from error
-    if mode in ("1", "P", "PA", "LA"):
-        raise ImageFileError(f"{path}: a {_MODES[mode]} image: save it as grey values of 8 or 16 bits")
+        raise ImageFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if bits == 16 and pixels.dtype != np.uint16:  # older decoders say int32
+        pixels = pixels.astype(np.uint16)
     return grey(pixels, str(path))
 
 
-_MODES = {"1": "black-and-white", "P": "palette", "PA": "palette", "LA": "partly transparent"}
+def _refuse_png(path: Path, bits: int, kind: int, frames: int) -> None:
+    """Refuse what the decoder would rescale: it stretches 2 and 4 bits to 8, and squeezes 16 bits of colour into 8."""
+    if kind in _PNG_KINDS:
+        raise ImageFileError(f"{path}: a {_PNG_KINDS[kind]} image: save it as grey values of 8 or 16 bits")
+    if kind == _PNG_GREY and bits < 8:
+        what = "black-and-white" if bits == 1 else f"{bits}-bit"
+        raise ImageFileError(f"{path}: a {what} image: save it as grey values of 8 or 16 bits")
+    if kind != _PNG_GREY and bits == 16:
+        raise ImageFileError(f"{path}: a colour image of 16 bits a channel: save one grey image a channel")
+    if frames > 1:
+        raise ImageFileError(f"{path}: an animation of {frames} frames: save each as an image of its own")
+
+
+_PNG_BITS_AT = 24
+"""Where a PNG's header says bit depth and kind: after signature (8), chunk head (8), width and height (8)."""
+_PNG_GREY = 0
+_PNG_KINDS = {3: "palette", 4: "partly transparent"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +50,16 @@ class Journal:
     ----------
     path : Path
         Must not exist yet: a journal is never written over or continued.
+
+    Attributes
+    ----------
+    syncs_ms : deque of float
+        How long the disk took each time, the latest last.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.syncs_ms: deque[float] = deque(maxlen=100_000)
         self._number = 0
         self._size = 0
         self._fd: int | None = None
@@ -87,10 +95,12 @@ class Journal:
         """Wait until the disk has it; raises `JournalError`."""
         if self._fd is None:
             raise JournalError(f"{self.path}: the journal is closed")
+        began = time.perf_counter()
         try:
             _fsync(self._fd)
         except OSError as error:
             raise JournalError(f"{self.path}: the journal cannot be synced ({error.strerror})") from error
+        self.syncs_ms.append(1000.0 * (time.perf_counter() - began))
 
     def close(self) -> None:
         """Sync and close. Idempotent."""
@@ -135,9 +145,9 @@ _fsync = getattr(os, "fdatasync", os.fsync)
 def encode(record: Mapping[str, Any]) -> bytes:
     """Write a record as one line of strict JSON; NaN and infinities become the strings NaN, Infinity, -Infinity."""
     try:
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"), default=_plain)
+        text = _ENCODER.encode(record)
     except ValueError:
-        text = json.dumps(_strict(record), allow_nan=False, separators=(",", ":"), default=_plain)
+        text = _ENCODER.encode(_strict(record))
     return text.encode("utf-8") + b"\n"
 
 
@@ -151,6 +161,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} cannot be written to the journal")
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_plain)
 
 
 def _strict(value: Any) -> Any:

@@ -19,9 +19,11 @@ from parfocal.daemon.dose import DoseLedger
 from parfocal.daemon.guard import BeamLease, Guard, GuardState, SafetyTripError, Verdict, resolve_limits
 from parfocal.daemon.intake import Intake
 from parfocal.daemon.owner import Done, Owner, Taken
+from parfocal.daemon.quality_gate import outcome_of_finish
 from parfocal.daemon.record import Record
 from parfocal.daemon.session import Session
 from parfocal.daemon.states import State, StateMachine
+from parfocal.daemon.steady import steady
 from parfocal.daemon.summary import Counts, Step, Summary, percentile
 from parfocal.daemon.terms import Deadlines, Ending
 from parfocal.daemon.worker import uninterrupted
@@ -158,7 +160,8 @@ class Loop:
         self._events, self._task = asyncio.get_running_loop(), asyncio.current_task()
         try:
             await self._begin()
-            await self._frames()
+            with steady():
+                await self._frames()
         except asyncio.CancelledError as error:
             self._cancelled(error)
         except BaseException as error:  # noqa: BLE001 - kept, and raised again once the microscope is safe
@@ -303,7 +306,7 @@ class Loop:
             self._hold(taken, doubt)
             return
         began = max(taken.arrived, waiting)
-        decision = await self._decider.decide(taken, self._lease_keeper)
+        decision = await self._decider.decide(taken, self._lease_keeper, self._record.flush)
         run.notes = decision.note
         if decision.assessments is None:
             self._hold(taken, decision.action.reason)
@@ -315,6 +318,7 @@ class Loop:
         verdict, sent = await self._act(taken, decision)
         self._note_latency(sent - began - decision.scoring_s)
         self._note_focus(decision.action)
+        self._counts.quality.note(decision.action, decision.assessments)
         self._report(decision, verdict, stale=False)
 
     def _hold(self, taken: Taken, reason: str) -> None:
@@ -337,7 +341,7 @@ class Loop:
             self._counts.actions += 1
             sent = await self._send(verdict, taken)
         if isinstance(action, Finish) and verdict.accepted:
-            self._run.outcome = "finished"
+            self._run.outcome = outcome_of_finish(action)
         return verdict, sent
 
     async def _send(self, verdict: Verdict, taken: Taken | None) -> float:
@@ -396,6 +400,7 @@ class Loop:
 
     def _report(self, decision: Decision | None, verdict: Verdict | None, *, stale: bool) -> None:
         run, counts = self._run, self._counts
+        self._record.flush()
         if run.last is None:
             return
         assessments: Mapping[str, Assessment] | None = decision.assessments if decision else None
@@ -471,6 +476,8 @@ class Loop:
             settings=dict(run.settings),
             defocus_um=defocus_um,
             defocus_sd_um=sd_um,
+            quality=counts.quality.value,
+            gate=counts.quality.to_json(),
             truth_defocus_um=truth_um,
             latency_p50_ms=percentile(counts.latencies_ms, 50),
             latency_p99_ms=percentile(counts.latencies_ms, 99),

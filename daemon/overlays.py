@@ -1,126 +1,242 @@
-"""Patch maps drawn over their image: hue says the level, lightness the certainty."""
+"""Patch maps drawn over their image, with the scale of their values; and the arrays themselves beside the picture."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from parfocal import UsageError
+from parfocal.daemon.mapcolours import colour_code, coloured
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL import Image
+    from PIL import Image, ImageFont
 
-    from parfocal.daemon.scorefiles import ScoreRow
     from parfocal.models.base import PatchMap
 
-HUE_NEAR, HUE_FAR = 0.60, 0.08
-"""Blue for in focus to orange for far: a pair that colour-blind eyes tell apart, joined through green."""
-
-SHARE = 0.45
-"""Of the map in the picture; the rest is the image, in grey."""
-
-LEGEND_ROWS = 12
-CAPTION_ROWS, CAPTION_FROM_PX = 14, 240
 LEVEL_PX, LEVELS = 3.0, 10
-"""A level is a step of blur diameter; the last one stands for all beyond it."""
+"""A level of defocus is a step of blur diameter; the scale ends at the last one."""
+
+SMALL_PX, LARGE_PX = 480, 1200
+"""Images below the first are drawn enlarged, by a whole factor; those above the second reduced, by a whole factor."""
+
+MARGIN, BAR, ARROW, FONT_PX, LINE, NARROWEST = 14, 26, 10, 15, 20, 420
+BAR_LIGHTNESS = 0.62
+INK, PAPER = (30, 30, 30), (255, 255, 255)
 
 
-def write_overlay(row: ScoreRow, folder: Path) -> Path | None:
-    """Write the patch map of one row over its plane as ``<file>-p<plane>-<model>.png``; None where there is no map.
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of a map stand for.
 
-    Raises
-    ------
-    UsageError
-        The folder or file cannot be written.
+    Parameters
+    ----------
+    low, high : float
+        Values at the ends; beyond them the colour stays the same.
+    label : str
+        What is measured, and its unit.
+    higher_is_better : bool
+        Blue is the good end and orange the one to look at, whichever of them is the larger number.
+    below, above : bool
+        Whether values may lie beyond an end; drawn as an arrow there.
     """
-    patch_map = row.assessment.patch_map
-    if patch_map is None or row.pixels is None:
-        return None
-    name = f"{row.path.name.replace('.', '_')}-{_stamp(row.path)}-p{row.plane:04d}-{row.model}.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _captioned(overlay(row.pixels, patch_map, row.blur_px_per_um or 1.0)).save(folder / name)
-    except OSError as error:
-        raise UsageError(f"{folder / name}: the map cannot be written: {error.strerror or error}") from error
-    return folder / name
+
+    low: float
+    high: float
+    label: str
+    higher_is_better: bool = False
+    below: bool = False
+    above: bool = False
+
+    def share(self, value: NDArray[Any]) -> NDArray[np.float64]:
+        """Place of values between blue (0) and orange (1); NaN stays NaN."""
+        share: NDArray[np.float64] = np.clip((value - self.low) / (self.high - self.low), 0.0, 1.0)
+        return 1.0 - share if self.higher_is_better else share
 
 
-def overlay(pixels: NDArray[Any], patch_map: PatchMap, blur_px: float = 1.0) -> NDArray[np.uint8]:
-    """Blend a patch map over its image.
+@dataclass(frozen=True)
+class DrawnMap:
+    """A map as the bytes of two files, so that it can come from another machine.
+
+    Parameters
+    ----------
+    stem : str
+        Name of the files without their ending.
+    png, npz : bytes
+        The picture; and ``value``, ``certainty``, ``patch_px``, ``stride_px``, ``unit``.
+    """
+
+    stem: str
+    png: bytes
+    npz: bytes
+
+    def write(self, folder: Path) -> Path:
+        """Write both files into `folder`, which is made if need be; return the path of the picture.
+
+        Raises
+        ------
+        UsageError
+            The folder or a file cannot be written.
+        """
+        path = folder / f"{self.stem}.png"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".npz").write_bytes(self.npz)
+            path.write_bytes(self.png)
+        except OSError as error:
+            raise UsageError(f"{path}: the map cannot be written: {error.strerror or error}") from error
+        return path
+
+
+def draw(pixels: NDArray[Any], patch_map: PatchMap, scale: Scale, stem: str) -> DrawnMap:
+    """Draw a patch map over its image, with its scale below; see `overlay` for the parameters."""
+    png, npz = io.BytesIO(), io.BytesIO()
+    _with_scale(overlay(pixels, patch_map, scale), scale).save(png, format="PNG", compress_level=1)
+    np.savez_compressed(
+        npz,
+        value=patch_map.value,
+        certainty=patch_map.certainty,
+        patch_px=np.int64(patch_map.patch_px),
+        stride_px=np.int64(patch_map.stride_px),
+        unit=np.str_(patch_map.unit),
+    )
+    return DrawnMap(stem, png.getvalue(), npz.getvalue())
+
+
+def stem_of(path: Path, plane: int, model: str) -> str:
+    """Name the files of a map so that no two images share one, whatever folders they lie in."""
+    stamp = hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()[:6]
+    return f"{path.name.replace('.', '_')}-{stamp}-p{plane:04d}-{model}"
+
+
+def scale_of(model: str, patch_map: PatchMap, blur_px_per_um: float | None) -> Scale:
+    """Choose what the colours stand for: the same in every picture of a model that is known, else this map's range.
+
+    Parameters
+    ----------
+    model : str
+        Its name.
+    patch_map : PatchMap
+        For its unit, and its range where nothing else is known.
+    blur_px_per_um : float or None
+        What a um of defocus is in px of blur diameter; None where defocus is in those px itself.
+    """
+    unit = f", {patch_map.unit}" if patch_map.unit else ""
+    if model == "defocus":
+        return Scale(0.0, LEVEL_PX * LEVELS / (blur_px_per_um or 1.0), f"{model}{unit or ', px'}", above=True)
+    if model == "quality":
+        # Its values are a probability or a share of Nyquist's frequency; a patch alone may lie beyond.
+        return Scale(0.0, 1.0, f"patch {model}{unit}", higher_is_better=True, below=True, above=True)
+    finite = patch_map.value[np.isfinite(patch_map.value)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    return Scale(low, high if high > low else low + max(abs(low), 1.0), f"{model}{unit}")
+
+
+def overlay(pixels: NDArray[Any], patch_map: PatchMap, scale: Scale) -> NDArray[np.uint8]:
+    """Tint an image by its patch map.
+
+    The image keeps its lightness, so that all of its structure stays visible; hue is the value, colourfulness the
+    certainty. Where the model abstained or is unsure the image is grey.
 
     Parameters
     ----------
     pixels : ndarray, shape (height, width)
-        Raw counts.
+        Raw counts; stretched between their 0.5 and 99.5 percentiles, for the eye only.
     patch_map : PatchMap
-        Of that image; NaN where a patch abstained, which leaves the image grey.
-    blur_px : float
-        Blur diameter in pixels that one unit of the map's values stands for.
+        Of that image; NaN where a patch abstained.
+    scale : Scale
+        Of its values.
 
     Returns
     -------
-    ndarray of uint8, shape (height + 12, width, 3)
-        The last rows are the scale: hue from level 0 to 10, the same in every picture, certainty falling downwards.
+    ndarray of uint8, shape (rows, columns, 3)
+        The image enlarged or reduced by a whole factor where it is very small or large.
     """
-    height, width = pixels.shape
-    value, certainty = np.asarray(patch_map.value), np.clip(np.nan_to_num(patch_map.certainty), 0.0, 1.0)
-    share = np.clip(np.abs(value) * blur_px / (LEVEL_PX * LEVELS), 0.0, 1.0)
-    rows = _cells(height, value.shape[0], patch_map)
-    columns = _cells(width, value.shape[1], patch_map)
-    colours = _coloured(share, certainty)[rows][:, columns]
-    shown = (np.isfinite(value)[rows][:, columns] & (rows >= 0)[:, None] & (columns >= 0)[None, :])[..., None]
-    grey = np.repeat(_stretched(pixels)[..., None], 3, axis=2)
-    picture = np.where(shown, (1 - SHARE) * grey + SHARE * colours, grey)
-    scale = np.linspace(0.0, 1.0, width)[None, :].repeat(LEGEND_ROWS, axis=0)
-    legend = _coloured(scale, np.linspace(1.0, 0.0, LEGEND_ROWS)[:, None].repeat(width, axis=1))
-    return np.round(255 * np.concatenate([picture, legend])).astype(np.uint8)
+    zoom = _zoom(*pixels.shape)
+    image = _reduced(np.asarray(pixels, dtype=np.float32), zoom)
+    low, high = np.percentile(image[:: max(1, image.size // 250_000)], [0.5, 99.5])
+    lightness = (image - low) / (high - low) if high > low else np.full(image.shape, 0.5)
+    enlarged = max(1, round(zoom))
+    lightness = lightness.repeat(enlarged, axis=0).repeat(enlarged, axis=1)
+    value = np.asarray(patch_map.value, dtype=np.float64)
+    certainty = np.where(np.isfinite(value), np.nan_to_num(patch_map.certainty), 0.0)
+    # The last row and column of codes, which index -1 finds, are the grey of what no patch covers.
+    code = np.pad(colour_code(np.nan_to_num(scale.share(value)), certainty), (0, 1))
+    rows = _cells(lightness.shape[0], zoom, value.shape[0], patch_map)
+    columns = _cells(lightness.shape[1], zoom, value.shape[1], patch_map)
+    return coloured(lightness, code[rows][:, columns])
 
 
-def _cells(length: int, cells: int, patch_map: PatchMap) -> NDArray[np.int_]:
-    """Return for every pixel the patch whose centre is nearest; -1 outside of all patches."""
-    at = np.arange(length)
+def _zoom(height: int, width: int) -> float:
+    """Return the factor, whole or one over a whole number."""
+    longest = max(height, width)
+    if longest > LARGE_PX:
+        return 1.0 / min(math.ceil(longest / LARGE_PX), height, width)
+    return float(max(1, math.ceil(SMALL_PX / longest)))
+
+
+def _reduced(image: NDArray[np.float32], zoom: float) -> NDArray[np.float32]:
+    """Take the mean over blocks, where `zoom` is below 1; what does not fill a block at the far edges is left out."""
+    if zoom >= 1:
+        return image
+    block = round(1 / zoom)
+    rows, columns = image.shape[0] // block, image.shape[1] // block
+    blocks = image[: rows * block, : columns * block].reshape(rows, block, columns, block)
+    return np.asarray(blocks.mean(axis=(1, 3)))
+
+
+def _cells(length: int, zoom: float, cells: int, patch_map: PatchMap) -> NDArray[np.int_]:
+    """Return for every row (or column) drawn the patch whose centre is nearest; -1 outside of all patches."""
+    at = (np.arange(length) + 0.5) / zoom - 0.5
     index = np.round((at - (patch_map.patch_px - 1) / 2) / patch_map.stride_px).astype(int)
     inside = at < (cells - 1) * patch_map.stride_px + patch_map.patch_px
     return np.where(inside, np.clip(index, 0, cells - 1), -1)
 
 
-def _stretched(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    image = np.asarray(pixels, dtype=np.float64)
-    low, high = np.percentile(image, [0.5, 99.5])
-    stretched: NDArray[np.float64] = np.clip((image - low) / max(high - low, 1e-12), 0.0, 1.0)
-    return stretched
-
-
-def _coloured(share: NDArray[Any], certainty: NDArray[Any]) -> NDArray[np.float64]:
-    """Colours of full saturation, shape (..., 3): HLS with the hue by `share`, the lightness by `certainty`."""
-    hue = HUE_NEAR + (HUE_FAR - HUE_NEAR) * np.nan_to_num(share)
-    lightness = 0.08 + 0.47 * certainty
-    chroma = 1.0 - np.abs(2.0 * lightness - 1.0)
-    # Hue to RGB as in Foley and van Dam, vectorised: each channel is the same ramp, shifted by a third of the circle.
-    ramps = [np.clip(np.abs(((hue + shift) % 1.0) * 6.0 - 3.0) - 1.0, 0.0, 1.0) for shift in (0.0, 2 / 3, 1 / 3)]
-    coloured: NDArray[np.float64] = np.stack([lightness + chroma * (ramp - 0.5) for ramp in ramps], axis=-1)
-    return coloured
-
-
-def _captioned(picture: NDArray[np.uint8]) -> Image.Image:
-    """Say below the scale what its ends are, where there is room for that."""
+def _with_scale(picture: NDArray[np.uint8], scale: Scale) -> Image.Image:
+    """Put the scale below a picture: hue along it, certainty falling downwards, numbers, and what they are."""
     from PIL import Image, ImageDraw
 
+    font = _font()
     height, width, _ = picture.shape
-    if width < CAPTION_FROM_PX:
-        return Image.fromarray(picture)
-    canvas = Image.new("RGB", (width, height + CAPTION_ROWS))
-    canvas.paste(Image.fromarray(picture))
-    draw = ImageDraw.Draw(canvas)
-    draw.text((2, height), "in focus", fill="white")
-    draw.text((width - 2, height), f"blur of {LEVEL_PX * LEVELS:g} px or more", fill="white", anchor="ra")
+    full = max(width, NARROWEST)
+    canvas = Image.new("RGB", (full, height + 2 * MARGIN + BAR + 2 * LINE), PAPER)
+    canvas.paste(Image.fromarray(picture), ((full - width) // 2, 0))
+    pen = ImageDraw.Draw(canvas)
+    caption = round(max(pen.textlength(word, font=font) for word in ("certain", "unsure")))
+    left, right, top = 2 * MARGIN, full - 3 * MARGIN - caption, height + MARGIN
+    along = scale.share(np.linspace(scale.low, scale.high, right - left))[None, :]
+    down = np.linspace(1.0, 0.0, BAR)[:, None]
+    canvas.paste(Image.fromarray(coloured(np.full((1, 1), BAR_LIGHTNESS), colour_code(along, down))), (left, top))
+    for there, edge, tip in ((scale.below, left - 2, -ARROW), (scale.above, right + 1, ARROW)):
+        if there:
+            pen.polygon([(edge, top), (edge, top + BAR - 1), (edge + tip, top + BAR // 2)], fill=INK)
+    pen.text((full - MARGIN, top - 2), "certain", fill=INK, font=font, anchor="rt")
+    pen.text((full - MARGIN, top + BAR + 2), "unsure", fill=INK, font=font, anchor="rb")
+    for value in ticks(scale.low, scale.high):
+        x = left + round((value - scale.low) / (scale.high - scale.low) * (right - left - 1))
+        pen.line((x, top + BAR, x, top + BAR + 4), fill=INK)
+        pen.text((x, top + BAR + 7), f"{value:g}", fill=INK, font=font, anchor="mt")
+    pen.text(((left + right) // 2, top + BAR + 7 + LINE), scale.label, fill=INK, font=font, anchor="mt")
     return canvas
 
 
-def _stamp(path: Path) -> str:
-    import hashlib
+def ticks(low: float, high: float) -> list[float]:
+    """Return four to nine round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`."""
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = min((1.0, 2.0, 5.0, 10.0), key=lambda one: abs(math.log(one * power / rough))) * power
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(k * step, 12) + 0.0 for k in range(first, last + 1)]
 
-    return hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:6]
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(FONT_PX)

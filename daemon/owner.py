@@ -142,7 +142,13 @@ class Owner:
 
     async def read(self, timeout_s: float) -> dict[str, float]:
         """All parameters as the devices report them."""
-        return await self._ask(self.microscope.read, timeout_s, "reading the parameters")
+
+        def call() -> dict[str, float]:
+            settings = self.microscope.read()
+            self._ledger.expect(settings)
+            return settings
+
+        return await self._ask(call, timeout_s, "reading the parameters")
 
     async def set(self, name: str, value: float, timeout_s: float) -> Done:
         """Command one parameter and wait until it has settled."""
@@ -152,6 +158,7 @@ class Owner:
                 raise self._failure  # made safe already: a loop that wakes up late commands nothing any more
             sent = time.perf_counter()
             readback = self.microscope.set(name, value)
+            self._ledger.expect({name: float(readback)})
             parameter = self.microscope.parameters.get(name)
             self.settled_s = self.clock.now() + (parameter.settle_ms / 1000.0 if parameter else 0.0)
             return Done(float(readback), self.settled_s, sent)
@@ -306,10 +313,10 @@ class Owner:
                 "one more frame would be too much"
             )
         frame = self._expose()
-        if self._last_index is not None and frame.index > self._last_index + 1:
-            self.lost += frame.index - self._last_index - 1
+        lost = 0 if self._last_index is None else max(frame.index - self._last_index - 1, 0)
+        self.lost += lost
         self._last_index = frame.index
-        dose = self._ledger.add(frame.settings, 1000.0 * (frame.end_s - frame.start_s))
+        dose = self._ledger.add(frame.settings, 1000.0 * (frame.end_s - frame.start_s), frames=1 + lost)
         stored = self._on_frame(frame) if self._on_frame is not None else None
         return Taken(frame, dose, stored, time.perf_counter())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from parfocal import ParfocalError
@@ -23,6 +25,10 @@ from parfocal.policies.base import Action
 class Record:
     """Writes a session down.
 
+    What a frame brings (its facts, assessments, action, verdict) is noted in order and written by `flush`, which the
+    loop calls while it waits anyway; whatever else is written flushes first, a command above all: it is not sent before
+    all that led to it is on the disk. What is noted is immutable, so that it does not matter when it is put into words.
+
     Parameters
     ----------
     session : Session
@@ -37,6 +43,7 @@ class Record:
         self._recorder: Recorder | None = None
         self._stored: dict[int, int] = {}
         self._headed = False
+        self._noted: deque[Callable[[], None]] = deque()
         if self._keep != "none":
             self._recorder = Recorder(session.folder / "frames.ome.zarr")
 
@@ -63,6 +70,14 @@ class Record:
         )
         self._journal.sync()
 
+    def flush(self) -> None:
+        """Write what was noted; raises `JournalError`, and then drops the rest: nothing may follow a gap."""
+        try:
+            while self._noted:
+                self._noted.popleft()()
+        finally:
+            self._noted.clear()
+
     def _head(self, **fields: Any) -> None:
         self._journal.append(
             "session",
@@ -82,7 +97,10 @@ class Record:
         return self._recorder.offer(frame)
 
     def frame(self, taken: Taken, unfit: str) -> None:
-        """Write a frame's facts; `unfit` is ``missed``, ``stale``, ``doubtful`` or empty."""
+        """Note a frame's facts; `unfit` is ``missed``, ``stale``, ``doubtful`` or empty."""
+        self._noted.append(partial(self._frame, taken, unfit))
+
+    def _frame(self, taken: Taken, unfit: str) -> None:
         fields = frame_fields(taken.frame, taken.dose)
         if unfit:
             fields["unfit"] = unfit
@@ -93,7 +111,10 @@ class Record:
             self._store(taken.frame)
 
     def assessments(self, index: int, assessments: Mapping[str, Assessment]) -> None:
-        """Write what the models said, bit for bit as the policy was told."""
+        """Note what the models said, bit for bit as the policy was told."""
+        self._noted.append(partial(self._assessments, index, assessments))
+
+    def _assessments(self, index: int, assessments: Mapping[str, Assessment]) -> None:
         for assessment in assessments.values():
             name = None
             if assessment.distribution is not None:
@@ -105,21 +126,29 @@ class Record:
 
     def policy(self, name: str, options: Mapping[str, Any]) -> None:
         """Write which policy decides, with every option it was made with."""
+        self.flush()
         self._journal.append("policy", policy=name, options=options)
 
     def action(self, index: int | None, action: Action) -> None:
-        """Write an action, before anybody judges it."""
+        """Note an action, before anybody judges it."""
+        self._noted.append(partial(self._action, index, action))
+
+    def _action(self, index: int | None, action: Action) -> None:
         self._journal.append("action", index=index, **action_fields(action))
 
     def verdict(self, index: int | None, verdict: Verdict, keep: Taken | None = None) -> None:
-        """Write the guard's verdict; `keep` is the frame to record with it."""
+        """Note the guard's verdict; `keep` is the frame to record with it."""
+        self._noted.append(partial(self._verdict, index, verdict, keep))
+
+    def _verdict(self, index: int | None, verdict: Verdict, keep: Taken | None) -> None:
         refusal = verdict.refusal.name.lower() if verdict.refusal else None
         self._journal.append("verdict", index=index, accepted=verdict.accepted, reason=verdict.reason, refusal=refusal)
         if keep is not None and self._keep == "decisions":
             self._store(keep.frame)
 
     def command(self, index: int | None, settings: Mapping[str, float]) -> None:
-        """Write what is about to be sent, and wait until the disk has it."""
+        """Write what is about to be sent, and wait until the disk has it and all that was noted before."""
+        self.flush()
         self._journal.append("command", index=index, settings=settings)
         self._journal.sync()
 
@@ -131,12 +160,14 @@ class Record:
 
     def state(self, old: State, new: State, reason: str, time_s: float) -> None:
         """Write a change of state."""
+        self.flush()
         if not self._headed:
             self._head(microscope=None, simulated=None)  # it ended before the microscope was open
         self._journal.append("state", old=old.value, new=new.value, reason=reason, time_s=time_s)
 
     def error(self, error: BaseException, time_s: float) -> None:
         """Write what went wrong."""
+        self.flush()
         if not self._headed:
             self._head(microscope=None, simulated=None)
         self._journal.append("error", error=type(error).__name__, message=str(error), time_s=time_s)
@@ -148,6 +179,7 @@ class Record:
 
     def finish(self, last: Taken | None) -> None:
         """Keep the last frame and wait until every frame is written."""
+        self.flush()
         if self._recorder is None:
             return
         if last is not None and self._keep == "decisions":

@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parfocal.daemon.check import refuse_unusable
+import structlog
+
+from parfocal.daemon.check import refuse_unusable, warnings_of
 from parfocal.daemon.config import load_config
 from parfocal.daemon.lock import InstanceLock, instrument_key
 from parfocal.daemon.presenters import Presenter, make_presenter
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from parfocal.daemon.loop import Listener, Loop
     from parfocal.daemon.summary import Summary
 
+log = structlog.get_logger()
 WITHOUT_A_BODY = ("simulated", "recorded")
 """Drivers of instruments that exist once a run, not once a room: what two such runs share is where they record."""
 
@@ -86,6 +89,8 @@ def run_locked(
             folder = loop.session.folder
             lock.describe(session=str(folder))
             presenter.built(folder)
+            for warning in warnings_of(config):
+                log.warning(warning)
             with handled_signals(*_requests(loop, presenter)):
                 summary = asyncio.run(loop.run())
                 view.close()
@@ -117,6 +122,8 @@ def run_facts(config: Config, *, shadow: bool = False) -> RunFacts:
         max_frames=config.session.max_frames,
         max_seconds=config.session.max_seconds,
         dof_um=depth_of_field_um(config),
+        quality_below=config.quality.below if config.quality is not None else None,
+        quality_above=config.quality.above if config.quality is not None else None,
     )
 
 

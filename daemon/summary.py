@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parfocal.daemon.guard import Verdict
+from parfocal.daemon.quality_gate import QualityCounts
 from parfocal.drivers.base import Frame
 from parfocal.models.base import Assessment
 from parfocal.policies.base import Action
@@ -55,6 +56,7 @@ class Counts:
     actions: int = 0
     refused: int = 0
     frames_to_focus: int | None = None
+    quality: QualityCounts = field(default_factory=QualityCounts)
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
     _last_end_s: float | None = None
     _interval_s: float = math.nan
@@ -81,9 +83,10 @@ class Counts:
 class Summary:
     """How a run ended, and what it amounts to.
 
-    `outcome` is one of ``done`` (its length was reached), ``focused``, ``finished`` (the policy said so), ``stopped``
-    (somebody asked), ``safe`` (somebody asked for the safe state at once), ``tripped`` (the guard), ``failed``.
-    `error` says why in the last three cases.
+    `outcome` is one of ``done`` (its length was reached), ``focused``, ``finished`` (the policy said so),
+    ``bad_quality`` (the quality gate said so), ``stopped`` (somebody asked), ``safe`` (somebody asked for the safe
+    state at once), ``tripped`` (the guard), ``failed``. `error` says why in the last three cases. `quality` is that of
+    the last frame scored, `gate` what the quality gate counted, if there is one.
     """
 
     session: str
@@ -104,6 +107,7 @@ class Summary:
     defocus_um: float = math.nan
     defocus_sd_um: float = math.nan
     quality: float = math.nan
+    gate: Mapping[str, Any] | None = None
     truth_defocus_um: float = math.nan
     latency_p50_ms: float = math.nan
     latency_p99_ms: float = math.nan
@@ -111,7 +115,10 @@ class Summary:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that ``parfocal run --json`` ends with; what is not known is null."""
+        """Return the object that ``parfocal run --json`` ends with; what is not known is null.
+
+        With a quality gate there is one key more, ``gate``.
+        """
         known = {name: _known(value) for name, value in self.settings.items()}
         result: dict[str, Any] = {
             name: getattr(self, name)
@@ -128,6 +135,8 @@ class Summary:
         }
         result["truth"] = {"defocus_um": _known(self.truth_defocus_um)} if self.simulated else None
         result["latency_ms"] = {"p50": _known(self.latency_p50_ms), "p99": _known(self.latency_p99_ms)}
+        if self.gate is not None:
+            result["gate"] = dict(self.gate)
         return result
 
 

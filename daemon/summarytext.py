@@ -23,6 +23,10 @@ def summary_lines(summary: Mapping[str, Any], dose_unit: str = "") -> list[tuple
     rows.append(("last settings", f"{settings} (then made safe)" if settings else "not known"))
     sd = _form(final.get("defocus_sd_um"), " \u00b1 {:.3f}", "")
     rows.append(("final defocus", _form(final.get("defocus_um"), f"{{:+.3f}}{sd} um", "not known")))
+    if final.get("quality") is not None:
+        rows.append(("final quality", f"{final['quality']:.3g}"))
+    if summary.get("gate"):
+        rows.append(("quality gate", _gate(summary["gate"])))
     if truth.get("defocus_um") is not None:
         rows.append(("true defocus", f"{truth['defocus_um']:+.3f} um (simulated)"))
     if latency.get("p50") is not None:
@@ -34,6 +38,14 @@ def summary_lines(summary: Mapping[str, Any], dose_unit: str = "") -> list[tuple
 def _counts(summary: Mapping[str, Any]) -> str:
     names = ("scored", "stale", "dropped", "actions", "refused")
     return f"{summary.get('frames')} ({', '.join(f'{summary.get(name)} {name}' for name in names)})"
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    share = _form(gate.get("flagged_share"), " ({:.1%})", "")
+    parts = [f"{gate.get('flagged')} of {gate.get('judged')} frames flagged{share}"]
+    parts += [f"{gate['retakes']} retakes asked for"] if gate.get("retakes") else []
+    parts += [f"{gate['unjudged']} could not be judged"] if gate.get("unjudged") else []
+    return ", ".join(parts)
 
 
 def _form(value: Any, form: str, otherwise: str = "?") -> str:

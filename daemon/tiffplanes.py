@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,7 @@ def tiff_planes(path: Path) -> Iterator[Plane]:
     """
     import tifffile
 
-    # Whatever keeps a plane from being read is said in its own row; the library's remarks on metadata would hide it.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    _quieten()
     try:
         file = tifffile.TiffFile(path)
     except (tifffile.TiffFileError, OSError, ValueError, KeyError) as error:
@@ -49,14 +48,27 @@ def tiff_planes(path: Path) -> Iterator[Plane]:
             series = list(file.series)
         except Exception as error:  # a file may break in any way a byte can be wrong
             raise ImageFileError(f"{path}: damaged TIFF: {error}") from error
-        index = 0
+        index, planes = 0, sum(_count(one) for one in series)
         for number, one in enumerate(series):
             for axes, read in _planes_of_series(path, file, one):
                 where = {"image": number, **axes} if len(series) > 1 else axes
-                yield Plane(path, index, read, where, _optics(file, one, number, axes.get("c", 0)))
+                yield Plane(path, index, read, where, _optics(file, one, number, axes.get("c", 0)), planes)
                 index += 1
     if index == 0:
         raise ImageFileError(f"{path}: holds no image")
+
+
+def _quieten() -> None:
+    """Whatever keeps a plane from being read is said in its own row; the library's own remarks would hide it."""
+    log = logging.getLogger("tifffile")
+    if log.level != logging.CRITICAL:  # setting it, for every file, empties the caches of all loggers
+        log.setLevel(logging.CRITICAL)
+
+
+def _count(series: TiffPageSeries) -> int:
+    """Count the planes of a series, those in sister files included."""
+    inner = 3 if series.axes.endswith("S") else 2
+    return int(np.prod(series.shape[:-inner]))
 
 
 def _planes_of_series(path: Path, file: TiffFile, series: TiffPageSeries) -> Iterator[_Place]:
@@ -69,8 +81,10 @@ def _planes_of_series(path: Path, file: TiffFile, series: TiffPageSeries) -> Ite
             if page is not None and page.parent is file:
                 yield from _planes_of_page(path, page, _place(outer_axes, outer_shape, flat), samples)
         return
-    # Hyperstacks with one page for all planes, volumes: the series is read whole, once, when first asked for.
-    whole = cache(partial(_read, path, series.asarray))
+    # Hyperstacks with one page for all planes, as ImageJ writes above 4 GB, are mapped, never in memory as a whole.
+    # Volumes and what is compressed as one can only be read whole, once, when first asked for.
+    mapped = "memmap" if series.dataoffset is not None else None
+    whole = cache(partial(_read, path, partial(series.asarray, out=mapped)))
     inner = 3 if series.axes.endswith("S") else 2
     for flat in range(int(np.prod(series.shape[:-inner]))):
         place = _place(series.axes[:-inner].lower(), series.shape[:-inner], flat)
@@ -94,7 +108,9 @@ def _refuse_palette(path: Path) -> NDArray[Any]:
 
 
 def _slice(path: Path, whole: Callable[[], NDArray[Any]], at: tuple[Any, ...]) -> NDArray[Any]:
-    return grey(whole()[at], str(path))
+    part = whole()[at]
+    # What is mapped is read here, where an error still is one of this file's.
+    return grey(np.array(part) if isinstance(part, np.memmap) else part, str(path))
 
 
 def _place(axes: str, shape: tuple[int, ...], flat: int) -> dict[str, int]:
@@ -103,7 +119,7 @@ def _place(axes: str, shape: tuple[int, ...], flat: int) -> dict[str, int]:
 
 def _read(path: Path, read: Callable[[], Any]) -> NDArray[Any]:
     try:
-        return np.asarray(read())
+        return np.asanyarray(read())
     except Exception as error:  # decoders raise whatever their codec raises
         hint = "; pip install imagecodecs" if "imagecodecs" in str(error) else ""
         raise ImageFileError(f"{path}: cannot be decoded: {error}{hint}") from error
@@ -122,7 +138,7 @@ def _optics(file: TiffFile, series: TiffPageSeries, number: int, channel: int) -
     return PartialOptics()
 
 
-@cache
+@lru_cache(maxsize=32)
 def _ome(xml: str, number: int, channel: int) -> PartialOptics:
     return optics_of_ome(xml, number, channel)
 

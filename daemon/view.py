@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from parfocal.daemon.decisions import DecisionHistory
+from parfocal.daemon.quality_gate import QualityCounts
 from parfocal.daemon.viewparts import (
     ALERT,
     CALM,
@@ -25,6 +26,7 @@ from parfocal.daemon.viewparts import (
     milliseconds,
     numbers,
     per_second,
+    quality_line,
     rule,
 )
 
@@ -53,6 +55,8 @@ class RunFacts:
         The session's length.
     dof_um : float, optional
         Depth of field: what counts as in focus.
+    quality_below, quality_above : float, optional
+        What the quality gate calls bad.
     """
 
     driver: str
@@ -63,6 +67,8 @@ class RunFacts:
     max_frames: int | None = None
     max_seconds: float | None = None
     dof_um: float | None = None
+    quality_below: float | None = None
+    quality_above: float | None = None
 
 
 class RunView:
@@ -84,6 +90,9 @@ class RunView:
         self._decisions = DecisionHistory(shadow=facts.shadow)
         self._z: deque[tuple[float, float]] = deque(maxlen=TRACE_POINTS)
         self._defocus: deque[tuple[float, float]] = deque(maxlen=TRACE_POINTS)
+        self._quality: deque[tuple[float, float]] = deque(maxlen=TRACE_POINTS)
+        self._counts = QualityCounts()
+        self._judged: Step | None = None
         self._first_s: float | None = None
         self._stopping = ""
         self._made_s = time.monotonic()
@@ -102,6 +111,10 @@ class RunView:
             defocus_um, _ = believed_defocus(step)
             if defocus_um is not None:
                 self._defocus.append((time_s, defocus_um))
+            if step.action is not None:
+                self._judged = step  # a stale frame has no quality, and the line is not to come and go
+                self._counts.note(step.action, step.assessments or {})
+                self._quality.append((time_s, self._counts.value))
 
     def say_stopping(self, reason: str) -> None:
         """Show that the run is coming to its end, and why."""
@@ -125,7 +138,9 @@ class RunView:
         """Return the view as at most `height` lines: the plots and the list of decisions take what the rest leaves."""
         with self._lock:
             step, first_s = self._step, self._first_s
-            traces = Traces(list(self._z), list(self._defocus), first_s or 0.0, self.facts.dof_um)
+            quality = list(self._quality) if any(value == value for _, value in self._quality) else []
+            traces = Traces(list(self._z), list(self._defocus), first_s or 0.0, self.facts.dof_um, quality)
+            judged, counts = self._judged, replace(self._counts)
             decisions = self._decisions.latest(12)
         head = [self._banner(width), self._title(), self._progress(step, first_s, width, ascii_only=ascii_only)]
         if step is None:
@@ -134,6 +149,8 @@ class RunView:
             return [*head, Text(), Text(text), Text(), *self._foot(None)][:height]
         foot = self._foot(step)
         now = [rule("focus", width, ascii_only=ascii_only), *numbers(step, self.facts.dof_um)]
+        limits = (self.facts.quality_below, self.facts.quality_above)
+        now += quality_line(judged or step, counts, *limits, ascii_only=ascii_only)
         room = height - len(head) - len(now) - len(foot)
         past = 1 + max(3, min(8, room // 4))
         below = [rule("decision", width, ascii_only=ascii_only), *decided(decisions, width, past)]

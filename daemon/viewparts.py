@@ -13,6 +13,7 @@ from rich.text import Text
 
 from parfocal.daemon.decisions import Decision, side_known
 from parfocal.daemon.plot import plot_rows, spread
+from parfocal.daemon.quality_gate import QUALITY, QualityCounts, quality_of
 
 if TYPE_CHECKING:
     from parfocal.daemon.summary import Step
@@ -23,6 +24,9 @@ CALM, ALERT, FAINT, STRONG = "bright_blue", "bold dark_orange", "dim", "bold"
 
 TRACE_S = 60.0
 LABEL_COLUMNS = 11
+BAR_CELLS = 10
+ROOM_FOR_THREE = 14
+"""Lines from which on quality gets a plot of its own, below z and defocus."""
 
 
 def believed_defocus(step: Step) -> tuple[float | None, float | None]:
@@ -71,6 +75,8 @@ def _focus_word(detail: Mapping[str, float], defocus_um: float | None, dof_um: f
 def _second_line(step: Step) -> Text:
     line = Text(" ")
     for name, assessment in (step.assessments or {}).items():
+        if name == QUALITY:
+            continue  # has a line of its own
         unit = "um" if _in_um(assessment) else "px"
         signless = unit == "px" or (assessment.distribution is not None and not assessment.distribution.signed)
         value = f"|{assessment.value:.3f}|" if signless else f"{assessment.value:+.3f}"
@@ -81,6 +87,60 @@ def _second_line(step: Step) -> Text:
     if "defocus_um" in step.frame.truth:
         line.append(f"truth {step.frame.truth['defocus_um']:+.3f} um (simulated)", style="italic")
     return line
+
+
+def quality_line(
+    step: Step, counts: QualityCounts, below: float | None, above: float | None = None, *, ascii_only: bool = False
+) -> list[Text]:
+    """Return the quality with a bar, what is wrong with the image, and what the gate counted; nothing without any."""
+    assessment = (step.assessments or {}).get(QUALITY)
+    value = quality_of(step.action, step.assessments)
+    gated = counts.to_json() is not None
+    if assessment is None and math.isnan(value) and not gated:
+        return []
+    detail = step.action.detail if step.action is not None else {}
+    line = Text(" quality ")
+    if math.isfinite(value):
+        bad = (below is not None and value < below) or (above is not None and value > above)
+        sd = detail.get("quality_sd", assessment.sd if assessment is not None else math.nan)
+        line.append(f"{value:.3g}" + (f" \u00b1 {sd:.2g}" if math.isfinite(sd) else ""), style=ALERT if bad else STRONG)
+        if 0.0 <= value <= 1.0 and assessment is not None:
+            line.append("  ").append(_bar(value, below, ascii_only=ascii_only))
+        line.append("  BAD" if bad else "", style=ALERT)
+    elif assessment is not None and assessment.abstained:
+        line.append(f"abstains: {assessment.reason}")
+    else:
+        line.append("not known", style=STRONG)
+    artefact = worst_artefact(assessment)
+    if artefact is not None:
+        line.append(f"  {artefact[0].replace('_', ' ')} ({artefact[1]:.0%})", style=ALERT)
+    if gated:
+        line.append(f"  flagged {counts.flagged}", style=ALERT if counts.flagged else "")
+        line.append(f" of {counts.judged}" + (f" ({counts.share:.1%})" if counts.judged else ""))
+        line.append(f"  retakes {counts.retakes}" if counts.retakes else "", style=ALERT)
+    return [line]
+
+
+def worst_artefact(assessment: Assessment | None) -> tuple[str, float] | None:
+    """Return the most probable artefact and its probability; nothing if the image most probably has none."""
+    prefix = "artefact_"
+    chances = {} if assessment is None or assessment.abstained else assessment.detail
+    named = {key.removeprefix(prefix): chance for key, chance in chances.items() if key.startswith(prefix)}
+    if not named:
+        return None
+    name = max(named, key=lambda key: named[key])
+    return None if name == "reference" else (name, named[name])
+
+
+def _bar(share: float, mark: float | None, *, ascii_only: bool) -> Text:
+    """Draw a share of 1, with a mark where the gate stands."""
+    full, empty, limit = ("#", ".", "|") if ascii_only else ("\u2501", "\u2500", "\u2502")
+    cells = round(share * BAR_CELLS)
+    bar = Text(full * cells, style=CALM).append(empty * (BAR_CELLS - cells), style=FAINT)
+    if mark is None or not 0.0 < mark < 1.0:
+        return bar
+    at = min(BAR_CELLS - 1, round(mark * BAR_CELLS))
+    return bar[:at].append(limit, style=STRONG).append_text(bar[at:])
 
 
 def decided(decisions: list[Decision], width: int, room: int) -> list[Text]:
@@ -96,6 +156,12 @@ def decided(decisions: list[Decision], width: int, room: int) -> list[Text]:
     for decision in before[: room - len(lines)]:
         lines.append(Text(f" {decision.line()}", style=ALERT if decision.what.startswith("REFUSED") else FAINT))
     return lines
+
+
+def _share_or_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Range of an axis: 0 to 1 for shares, or what the values span."""
+    shares = all(0.0 <= value <= 1.0 for value in values if math.isfinite(value))
+    return (0.0, 1.0) if shares else spread(values, 1e-6)
 
 
 def _labelled(rows: list[str], name: str, low: float, high: float) -> list[Text]:
@@ -134,12 +200,16 @@ def clock(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Traces:
-    """What is plotted: (time in s, um) of z and of the defocus believed, and the depth of field that sets the scale."""
+    """What is plotted: (time in s, value) of z, of the defocus believed, and of quality where there is room for it.
+
+    The depth of field sets the scale of the first two.
+    """
 
     z: Sequence[tuple[float, float]]
     defocus: Sequence[tuple[float, float]]
     start_s: float
     dof_um: float | None
+    quality: Sequence[tuple[float, float]] = ()
 
     def rows(self, width: int, room: int, *, ascii_only: bool) -> list[Text]:
         """Draw both into `room` lines, or nothing where that is too few; defocus on an asinh scale about focus."""
@@ -149,15 +219,20 @@ class Traces:
         start_s, end_s = self._window()
         z = [point for point in self.z if point[0] >= start_s]
         defocus = [(at, math.asinh(value / unit)) for at, value in self.defocus if at >= start_s]
-        columns, upper = width - LABEL_COLUMNS - 1, (room - 1) // 2
+        quality = [point for point in self.quality if point[0] >= start_s] if room >= ROOM_FOR_THREE else []
+        lowest = (room - 1) // 4 if quality else 0
+        columns, upper = width - LABEL_COLUMNS - 1, (room - 1 - lowest) // 2
         draw = partial(plot_rows, width=columns, x_range=(start_s, end_s), ascii_only=ascii_only)
         z_range = spread([value for _, value in z], 4 * unit)
         rows = _labelled(draw(z, height=upper, y_range=z_range), "z um", *z_range)
         reach = max(math.asinh(2.0), max((abs(value) for _, value in defocus), default=0.0))
         edge_um = math.sinh(reach) * unit
         rows += _labelled(
-            draw(defocus, height=room - 1 - upper, y_range=(-reach, reach)), "defocus um", -edge_um, edge_um
+            draw(defocus, height=room - 1 - lowest - upper, y_range=(-reach, reach)), "defocus um", -edge_um, edge_um
         )
+        if quality:
+            low, high = _share_or_spread([value for _, value in quality])
+            rows += _labelled(draw(quality, height=lowest, y_range=(low, high)), "quality", low, high)
         ago = f"{end_s - start_s:.0f} s ago"
         return [*rows, Text(f"{'':{LABEL_COLUMNS}} {ago:<{columns - 3}}now", style=FAINT)]
 

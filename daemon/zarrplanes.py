@@ -39,7 +39,9 @@ def zarr_planes(path: Path) -> Iterator[Plane]:
         for axes, at, array, pixel_um in _planes_of_image(path, group):
             where = {"image": number, **axes} if len(images) > 1 else axes
             optics = PartialOptics(pixel_um=pixel_um)
-            yield Plane(path, index, partial(_read, path, array, at), where, optics)
+            # The images of a plate are alike as a rule; a progress bar can live with the exceptions.
+            planes = len(images) * int(np.prod(array.shape[:-2]))
+            yield Plane(path, index, partial(_read, path, array, at), where, optics, planes)
             index += 1
 
 

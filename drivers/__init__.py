@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from parfocal import did_you_mean
 from parfocal.drivers.base import DeviceNotFoundError, Microscope
 from parfocal.simulator.clock import Clock
 
@@ -90,9 +90,7 @@ def _plugins() -> list[EntryPoint]:
 
 def _unknown(driver: str) -> str:
     names = driver_names()
-    match = difflib.get_close_matches(driver.lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean {match[0]}? " if match else ""
-    return f"there is no driver {driver!r}; {hint}Known drivers: {', '.join(names)}"
+    return f"there is no driver {driver!r}{did_you_mean(driver, names)}; there are {', '.join(names)}"
 
 
 def _protocol() -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from parfocal import did_you_mean
 from parfocal.drivers.base import ParameterError
 
 KeyPath = tuple[str | int, ...]
@@ -53,18 +53,12 @@ def parse_options(
         raise DriverOptionError([_line(shape, where, details) for details in error.errors(include_url=False)]) from None
 
 
-def nearest(word: str, candidates: Sequence[str]) -> str:
-    """`; did you mean ...?` for a word that is nearly one of the candidates, else nothing."""
-    match = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    return f"; did you mean {match[0]}?" if match else ""
-
-
 def _line(shape: type[BaseModel], where: str, details: ErrorDetails) -> str:
     path: KeyPath = details["loc"]
     key = ".".join([where, *(str(part) for part in path)])
     if details["type"] == "extra_forbidden":
         keys = _keys_at(shape, path[:-1])
-        hint = nearest(str(path[-1]), keys) or f"; it has {', '.join(keys)}" * bool(keys)
+        hint = did_you_mean(str(path[-1]), keys) or f"; it has {', '.join(keys)}" * bool(keys)
         return f"{key}: unknown key{hint}"
     if details["type"] == "missing":
         return f"{key}: required key is missing"

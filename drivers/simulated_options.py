@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from parfocal import UsageError
+from parfocal import UsageError, did_you_mean
 from parfocal.drivers.base import DeviceNotFoundError
-from parfocal.drivers.options import DriverOptionError, nearest, parse_options
+from parfocal.drivers.options import DriverOptionError, parse_options
 from parfocal.simulator.bleaching import BleachingParameters
 from parfocal.simulator.camera import CameraParameters
 from parfocal.simulator.drift import DriftParameters
@@ -175,7 +175,7 @@ def parse(options: Mapping[str, Any]) -> SimulatedOptions:
         raise DriverOptionError(
             [
                 f"microscope.simulation.specimen: there is no specimen {specimen!r} (nor is it a path to an image)"
-                f"{nearest(specimen, SPECIMENS)}; there are {', '.join(SPECIMENS)}"
+                f"{did_you_mean(specimen, SPECIMENS)}; there are {', '.join(SPECIMENS)}"
             ]
         )
     return parsed

@@ -9,8 +9,8 @@ from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
 
+from parfocal import did_you_mean
 from parfocal.models.base import Model, ModelError
-from parfocal.models.names import did_you_mean
 
 __all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "ModelSpec", "available_models", "make_model"]
 
@@ -19,6 +19,9 @@ ENTRY_POINT_GROUP = "parfocal.models"
 BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
         "defocus": "parfocal.models.defocus:make",
+        "frc": "parfocal.models.frc:make",
+        "mm_style": "parfocal.models.artefacts:make",
+        "quality": "parfocal.models.quality:make",
         "sharpness": "parfocal.models.sharpness:make",
     }
 )

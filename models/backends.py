@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -120,12 +121,16 @@ class OpenVinoBackend:
         try:
             with _quiet():
                 self._compiled = _convert(module.to("cpu"), example, conditions, settings)
+            self._local = threading.local()
         except Exception as error:  # a converter fails in many ways, all of which mean: not this way
             raise ModelError(f"OpenVINO cannot run this network: {type(error).__name__}: {error}") from error
 
     def run(self, chunk: Tensor, conditions: Sequence[Tensor]) -> Outputs:
-        """See `Backend.run`."""
-        result = self._compiled([tensor.contiguous().numpy() for tensor in (chunk, *conditions)])
+        """See `Backend.run`; from several threads at a time, if need be."""
+        request = getattr(self._local, "request", None)
+        if request is None:  # one a thread: a request that is busy refuses another call
+            request = self._local.request = self._compiled.create_infer_request()
+        result = request.infer([tensor.contiguous().numpy() for tensor in (chunk, *conditions)])
         # OpenVINO owns the result's memory and reuses it for the next chunk.
         return tuple(torch.from_numpy(result[index].copy()) for index in range(len(self._compiled.outputs)))
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from parfocal import did_you_mean
 from parfocal.models.base import ModelCard, ModelError, WeightsHashError, WeightsMissingError
-from parfocal.models.names import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor

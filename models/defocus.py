@@ -16,8 +16,10 @@ from torch import Tensor
 from parfocal.models.base import Assessment, ModelCard, ModelError, PatchMap, check_images
 from parfocal.models.cards import load_card, load_weights, packaged_card_path, weights_path
 from parfocal.models.defocus_net import CELL_PX, WINDOW_PX, Cells, CompactDefocusNet
+from parfocal.models.defocus_patches import neighbours, patch_values
 from parfocal.models.defocus_posterior import Posterior
-from parfocal.models.defocus_views import TILE_PX, CellTrunk, Looker, binned
+from parfocal.models.defocus_trunk import CellTrunk
+from parfocal.models.defocus_views import TILE_PX, TOGETHER, Looker, View
 from parfocal.models.emptiness import content
 from parfocal.models.folding import fold_batch_norm
 from parfocal.models.metrics.planes import Planes
@@ -31,10 +33,10 @@ MAX_SATURATED = 0.01
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 LARGE_PX = 1_200_000
 """Frames of more pixels are looked at binned first, and unbinned only in part, where that matters."""
-FINE_TILES, FINER_TO_PX = 16, 20.0
+FINE_TILES, FINER_TO_PX = 8, 20.0
 """So many tiles of a large frame are looked at unbinned, where its blur is below so many pixels."""
-SURE_SIGNAL, MIN_CONTRAST = 0.999, 1.2
-"""A network less sure of a signal than the first must be borne out by contrast over that of noise alone."""
+MIN_CONTRAST = 1.2
+"""Contrast over that of noise alone from which there is something in a frame, whatever the network says."""
 COARSER_FROM_PX, COARSER_TO_PX = 36.0, 20.0
 """Blur beyond the first is looked at again in a binned frame, by so much that it shrinks to about the second."""
 MAX_LOG2_CUTOFF = 2.2
@@ -118,7 +120,7 @@ class DefocusModel:
             device=options.get("device", "auto"),
             backend=_unless_auto(options.get("backend"), "torch"),
             precision=_unless_auto(options.get("precision"), PRECISION),
-            chunk=1,
+            chunk=TOGETHER,
         )
         threads = options.get("threads") or os.cpu_count() or 1
         self._looker = Looker(network, self._runner, int(threads))
@@ -135,7 +137,7 @@ class DefocusModel:
         """Assess a batch of raw frames, shape (n, height, width); for the unit see the class."""
         batch = check_images(images)
         known = self._known(pixel_um)
-        return [self._assess_one(frame, known) for frame in batch]
+        return [self._looker.lead(self._assess_one, frame, known) for frame in batch]
 
     def _known(self, pixel_um: float) -> _Known:
         options = self._options
@@ -159,8 +161,9 @@ class DefocusModel:
             return Assessment.abstain("defocus", reason, {"saturated": saturated})
         if frame.min() == frame.max():
             return Assessment.abstain("defocus", "all pixels have one value: no light, or no camera", {"signal": 0.0})
-        first = 2 if frame.size > LARGE_PX else 1
-        look = self._look_coarser(frame, known, self._look(frame, known, first))
+        look = self._look_for_signal(frame, known, 2 if frame.size > LARGE_PX else 1)
+        if look.signal >= self._signal_from:
+            look = self._look_coarser(frame, known, look)
         patch_map = self._patch_map(look, known) if self._options.get("patch_map", True) else None
         if look.binning == 2 and 2 * look.median_px < FINER_TO_PX and look.signal >= self._signal_from:
             look = self._look_finer(frame, known, look)
@@ -168,7 +171,7 @@ class DefocusModel:
 
     def _look(self, frame: NDArray[Any], known: _Known, binning: int) -> _Look:
         """Let the network see the frame, binned."""
-        return self._judged(self._looker.cells(binned(frame, binning)), known, binning)
+        return self._judged(self._looker.cells(View(frame, binning)), known, binning)
 
     def _judged(self, cells: Cells, known: _Known, binning: int) -> _Look:
         with torch.inference_mode():
@@ -192,24 +195,45 @@ class DefocusModel:
                     slice(column * TILE_PX, (column + 1) * TILE_PX),
                 )
             )
-        finer = self._judged(self._looker.pooled(binned(frame, 1), places), known, 1)
+        finer = self._judged(self._looker.pooled(View(frame), places), known, 1)
         return finer if finer.signal >= self._signal_from else look
 
+    def _look_for_signal(self, frame: NDArray[Any], known: _Known, binning: int) -> _Look:
+        """Look; where nothing shows, look again for dim structure, or for a few bright points.
+
+        A network shown a coarse view takes a shade for a specimen far out of focus, and sparse points in focus for hot
+        pixels: far answers of the coarse view, and near ones that the network itself doubts, need contrast that noise,
+        hot pixels and the shade of a lamp do not explain.
+        """
+        look = self._look(frame, known, binning)
+        if look.signal >= self._signal_from:
+            return look
+        structured = _structured(frame)
+        if structured and look.median_px <= COARSER_FROM_PX:  # no shade looks like this
+            return replace(look, signal=self._signal_from)
+        if self._may_bin(frame, known, 2 * binning):
+            coarser = self._look(frame, known, 2 * binning)
+            if coarser.signal >= self._signal_from and (structured or coarser.median_px <= COARSER_FROM_PX):
+                return coarser
+        return look
+
     def _look_coarser(self, frame: NDArray[Any], known: _Known, look: _Look) -> _Look:
-        """Bin until the blur is of a size the network tells well, or dim structure stands out of the noise."""
-        if look.signal < SURE_SIGNAL and not _structured(frame):
-            return replace(look, signal=0.0)
-        while look.median_px > COARSER_FROM_PX or look.signal < self._signal_from:
+        """Bin until the blur is of a size the network tells well."""
+        while look.median_px > COARSER_FROM_PX:
             binning = look.binning * (4 if look.median_px > 4 * COARSER_TO_PX else 2)
-            too_small = min(frame.shape) < binning * WINDOW_PX
-            too_coarse = known.log2_cutoff is not None and known.log2_cutoff + np.log2(binning) > MAX_LOG2_CUTOFF
-            if too_small or too_coarse:
+            if not self._may_bin(frame, known, binning):
                 return look
             coarser = self._look(frame, known, binning)
-            if coarser.signal < self._signal_from <= look.signal:
+            if coarser.signal < self._signal_from:
                 return look
             look = coarser
         return look
+
+    def _may_bin(self, frame: NDArray[Any], known: _Known, binning: int) -> bool:
+        """Whether a view so coarse holds a window of the network, and is no coarser than training saw."""
+        if min(frame.shape) < binning * WINDOW_PX:
+            return False
+        return known.log2_cutoff is None or known.log2_cutoff + np.log2(binning) <= MAX_LOG2_CUTOFF
 
     def _report(self, look: _Look, saturated: float, known: _Known, patch_map: PatchMap | None) -> Assessment:
         posterior, k = look.posterior, look.binning
@@ -241,21 +265,15 @@ class DefocusModel:
         """The same head on every two by two cells: patches of 128 px of the view, every 64 px."""
         rows, columns = look.cells.embedding.shape[2:]
         with torch.inference_mode():
-            patches = Cells(
-                *(_neighbours(part) for part in (look.cells.embedding, look.cells.log_weight, look.cells.power))
-            )
+            patches = Cells(*(neighbours(part) for part in vars(look.cells).values()))
             out = self._network.judge(patches, known.conditions(look.binning).expand(len(patches.power), -1))
             signal = torch.sigmoid(out.signal).numpy()
-        blur, sign = out.blur.numpy(), out.sign.numpy()
-        value, certainty = np.full(len(blur), np.nan), np.zeros(len(blur))
-        for k in np.flatnonzero(signal >= self._signal_from):
-            posterior = self._posterior(blur[k], sign[k], known)
-            value[k] = look.binning * posterior.mean_px() / (known.px_per_um or 1.0)
-            certainty[k] = max(0.0, posterior.certainty(look.binning))
-        shape = (rows - 1, columns - 1)
+        blur_px, certainty = patch_values(out.blur.numpy(), look.binning, self._temperature, self._floor)
+        seen, shape = signal >= self._signal_from, (rows - 1, columns - 1)
+        value = np.where(seen, blur_px / (known.px_per_um or 1.0), np.nan)
         unit = "um" if known.px_per_um else "px"
         side = CELL_PX * look.binning
-        return PatchMap(value.reshape(shape), certainty.reshape(shape), 2 * side, side, unit)
+        return PatchMap(value.reshape(shape), np.where(seen, certainty, 0.0).reshape(shape), 2 * side, side, unit)
 
 
 def make(options: Mapping[str, Any]) -> DefocusModel:
@@ -264,17 +282,10 @@ def make(options: Mapping[str, Any]) -> DefocusModel:
 
 
 def _structured(frame: NDArray[Any]) -> bool:
-    """Whether anything but noise and uneven light is in the frame: binned, a shade looks like a far defocused field."""
-    # Lamps and lenses shade as a square; what is bent more may be a specimen far out of focus.
-    integer = frame.dtype.kind in "ui"
-    held = content(Planes(frame[None]), MIN_CONTRAST, integer=integer, illumination_order=2)
+    """Whether anything but noise and uneven light is in the frame: lamps and lenses shade as a square of the radius."""
+    held = content(Planes(frame[None]), MIN_CONTRAST, integer=frame.dtype.kind in "ui", illumination_order=2)
     return bool(held.contrast[0] > held.threshold[0])
 
 
 def _unless_auto(asked: str | None, ours: str) -> str:
     return ours if asked in (None, "auto") else asked
-
-
-def _neighbours(cells: Tensor) -> Tensor:
-    """Every two by two cells as a frame of its own: (1, c, rows, columns) to (n, c, 2, 2)."""
-    return cells.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+from parfocal.models.cell_moments import CellMoments
 
 CELL_PX = 64
 """Side of the cells over which moments are taken: the resolution of the patch map."""
@@ -16,8 +19,10 @@ BLUR_MAX_PX = 256.0
 """Blur diameters of 0 to 256 px in 56 bins, their width growing as the root: 0.08 px at focus, 9 px at the end."""
 OCTAVES = 6
 WINDOW_PX = 128
-SPECTRUM_BANDS = 26
-"""Power spectra are taken over windows of two by two cells, in this many rings of frequency."""
+GEOMETRIC_BANDS, LINEAR_BANDS = 26, 64
+SPECTRUM_BANDS = GEOMETRIC_BANDS + LINEAR_BANDS
+"""Power spectra are taken over windows of two by two cells, in rings of frequency: some whose width grows with it, for
+the slope, and one for every whole number of cycles a window, for the zeros that defocus leaves."""
 CONDITIONS = 4
 """What may be known of the optics: log2 of the cut-off, whether it is known, spherical aberration, whether that is."""
 
@@ -124,9 +129,8 @@ class CompactDefocusNet(nn.Module):
         for index, stage in enumerate(self.stages):
             x = stage(x)
             side = CELL_PX >> (index + 1)
-            values = x.float()
-            moments.append(functional.avg_pool2d(values, side))
-            moments.append(torch.log(functional.avg_pool2d(values.square(), side) + 1e-4))
+            mean, square = _moments(x, side)
+            moments += [mean, torch.log(square + 1e-4)]
         embedding = self.cell(torch.cat(moments, dim=1))
         return embedding, self.weight(embedding)
 
@@ -145,42 +149,57 @@ class CompactDefocusNet(nn.Module):
 
 
 class RingSpectrum(nn.Module):
-    """Power in rings of frequency over windows of `WINDOW_PX`, given to the cells that they hold."""
+    """Power in rings of frequency over windows of `WINDOW_PX` that overlap by half, given to the cells they cover."""
 
     rings: Tensor
     taper: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        fy = np.abs(np.fft.fftfreq(WINDOW_PX))[:, None]
-        fx = np.fft.rfftfreq(WINDOW_PX)[None, :]
-        radius = np.hypot(fy, fx).ravel()
-        edges = np.concatenate([[0.5 / WINDOW_PX], np.geomspace(1.5 / WINDOW_PX, 0.5, SPECTRUM_BANDS - 2), [0.6, 0.71]])
-        band = np.digitize(radius, edges) - 1
-        rings = np.zeros((radius.size, SPECTRUM_BANDS), dtype=np.float32)
-        inside = (band >= 0) & (band < SPECTRUM_BANDS)
-        rings[np.flatnonzero(inside), band[inside]] = 1.0
         hann = np.hanning(WINDOW_PX).astype(np.float32)
         scale = 1.0 / float(np.sum(np.square(np.outer(hann, hann))))
-        self.register_buffer(
-            "rings", torch.from_numpy(rings / np.maximum(rings.sum(axis=0), 1.0) * scale), persistent=False
-        )
+        self.register_buffer("rings", torch.from_numpy(_rings() * scale), persistent=False)
         self.register_buffer("taper", torch.from_numpy(np.outer(hann, hann)), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From (n, 1, h, w) to (n, SPECTRUM_BANDS, h // 64, w // 64), in the frame's variance; at least 1e-5."""
+        """From (n, 1, h, w) to (n, SPECTRUM_BANDS, h // 64, w // 64), in the frame's variance; at least 1e-5.
+
+        Both sides must hold a window. A cell gets the mean of the windows that cover it (Welch 1967).
+        """
         rows, columns = images.shape[2] // CELL_PX, images.shape[3] // CELL_PX
-        # Half a window left over at the far edges is mirrored into a whole one.
-        short = [-(count * CELL_PX) % WINDOW_PX for count in (rows, columns)]
-        whole = images[:, :, : rows * CELL_PX, : columns * CELL_PX]
-        padded = functional.pad(whole, (0, short[1], 0, short[0]), mode="reflect") if any(short) else whole
-        windows = padded[:, 0].unfold(1, WINDOW_PX, WINDOW_PX).unfold(2, WINDOW_PX, WINDOW_PX)
+        whole = images[:, 0, : rows * CELL_PX, : columns * CELL_PX]
+        windows = whole.unfold(1, WINDOW_PX, CELL_PX).unfold(2, WINDOW_PX, CELL_PX)
         spectrum = torch.fft.rfft2(windows * self.taper)
         power = spectrum.real.square() + spectrum.imag.square()
         bands = (power.flatten(3) @ self.rings + 1e-5).permute(0, 3, 1, 2)
-        every = bands.repeat_interleave(WINDOW_PX // CELL_PX, dim=2).repeat_interleave(WINDOW_PX // CELL_PX, dim=3)
-        power_of_cells: Tensor = every[:, :, :rows, :columns]
-        return power_of_cells
+        return functional.avg_pool2d(bands, 2, stride=1, padding=1, count_include_pad=False)
+
+
+def _rings() -> NDArray[np.float32]:
+    """Mean over the frequencies of every ring, as a matrix (frequencies of an rfft2, SPECTRUM_BANDS)."""
+    fy = np.abs(np.fft.fftfreq(WINDOW_PX))[:, None]
+    fx = np.fft.rfftfreq(WINDOW_PX)[None, :]
+    radius = np.hypot(fy, fx).ravel()
+    geometric = np.geomspace(1.5 / WINDOW_PX, 0.5, GEOMETRIC_BANDS - 2)
+    edges = np.concatenate([[0.5 / WINDOW_PX], geometric, [0.6, 0.71]])
+    linear = np.minimum(np.round(radius * WINDOW_PX).astype(int), LINEAR_BANDS + 1) - 1
+    matrix = np.zeros((radius.size, SPECTRUM_BANDS), dtype=np.float32)
+    for band, first, count in (
+        (np.digitize(radius, edges) - 1, 0, GEOMETRIC_BANDS),
+        (linear, GEOMETRIC_BANDS, LINEAR_BANDS),
+    ):
+        inside = (band >= 0) & (band < count)
+        matrix[np.flatnonzero(inside), first + band[inside]] = 1.0
+    return np.asarray(matrix / np.maximum(matrix.sum(axis=0), 1.0), dtype=np.float32)
+
+
+def _moments(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Mean and mean square over cells; by operations that any runtime can convert where no gradient is wanted."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        moments: tuple[Tensor, Tensor] = CellMoments.apply(x, side)  # type: ignore[no-untyped-call]
+        return moments
+    values = x.float()
+    return functional.avg_pool2d(values, side), functional.avg_pool2d(values.square(), side)
 
 
 def octave_energies(images: Tensor) -> Tensor:

@@ -80,14 +80,27 @@ class Posterior:
         cumulative = np.concatenate([[0.0], np.cumsum(self.blur)])
         return [float(np.interp(level, cumulative, edges_px())) for level in levels]
 
+    def levels(self, binning: int = 1) -> FloatArray:
+        """Probability of each of the paper's levels, shape (11,); of the unbinned frame if this is of a binned one."""
+        limits = (np.arange(1, LAST_LEVEL + 1) - 0.5) * PIXELS_PER_LEVEL / binning
+        below = np.interp(limits, edges_px(), np.concatenate([[0.0], np.cumsum(self.blur)]))
+        return np.diff(below, prepend=0.0, append=1.0)
+
     def level(self, binning: int = 1) -> int:
-        """The paper's level of the median blur, 0..10; of the unbinned frame if this is of a binned one."""
-        return int(min(LAST_LEVEL, round(binning * self.quantiles_px((0.5,))[0] / PIXELS_PER_LEVEL)))
+        """The median of the likeliest run of three levels, 0..10.
+
+        Where the sign decides between two blurs (spherical aberration), the median of all would lie between them, at
+        neither.
+        """
+        p = self.levels(binning)
+        runs = np.convolve(p, np.ones(3), mode="valid")
+        first = int(np.argmax(runs))
+        within = np.cumsum(p[first : first + 3])
+        return first + int(np.searchsorted(within, 0.5 * within[-1]))
 
     def certainty(self, binning: int = 1) -> float:
         """One minus the normalised entropy of the levels' distribution (Yang 2018, eq. 2)."""
-        levels = np.minimum(np.round(binning * _centres() / PIXELS_PER_LEVEL).astype(int), LAST_LEVEL)
-        p = np.bincount(levels, weights=self.blur, minlength=LAST_LEVEL + 1)
+        p = self.levels(binning)
         return float(1.0 + np.sum(p * np.log(np.maximum(p, 1e-12))) / np.log(LAST_LEVEL + 1))
 
     def probability_positive(self) -> float:

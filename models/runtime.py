@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from parfocal import did_you_mean
 from parfocal.models.backends import PRECISIONS, Backend, Outputs, openvino_installed
 from parfocal.models.base import ModelError
-from parfocal.models.names import did_you_mean
 from parfocal.models.trial import Trial, Wish, choose, make_backend
 
 CHUNK_PIXELS = 64 * 84 * 84

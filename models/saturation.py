@@ -24,10 +24,21 @@ def saturated_share(frame: NDArray[Any], saturation_counts: float | None = None)
     """
     top = frame.max()
     if saturation_counts is not None:
-        return float(np.mean(frame >= saturation_counts))
+        return _share(frame >= saturation_counts)
     if frame.dtype.kind in "ui" and top == np.iinfo(frame.dtype).max:
-        return float(np.mean(frame == top))
-    median = float(np.median(frame[::4, ::4]))
-    if float(top) - median < MIN_STEPS_ABOVE_MEDIAN:
+        return _share(frame == top)
+    if _median_above(frame[::4, ::4], float(top) - MIN_STEPS_ABOVE_MEDIAN):
         return 0.0
-    return float(np.mean(frame == top))
+    return _share(frame == top)
+
+
+def _share(where: NDArray[np.bool_]) -> float:
+    return float(np.count_nonzero(where) / where.size)
+
+
+def _median_above(sample: NDArray[Any], limit: float) -> bool:
+    """Whether the median lies above a limit: counting tells, without sorting anything."""
+    above = int(np.count_nonzero(sample > limit))
+    if 2 * above == sample.size:  # the median is the mean of two pixels, one on either side
+        return float(np.median(sample)) > limit
+    return 2 * above > sample.size

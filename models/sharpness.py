@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parfocal import did_you_mean
 from parfocal.models.base import Assessment, ModelCard, ModelError, check_images
 from parfocal.models.emptiness import Content, content, saturated_fraction
 from parfocal.models.metrics import METRICS, Planes, measure
-from parfocal.models.names import did_you_mean
 
 NAME = "sharpness"
 DEFAULT_METRIC = "midband"

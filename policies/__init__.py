@@ -21,6 +21,8 @@ BUILT_IN: Mapping[str, str] = {
     "focus.jaf": "parfocal.policies.focus.jaf:JafPolicy",
     "focus.sweep": "parfocal.policies.focus.sweep:SweepPolicy",
     "focus.hold": "parfocal.policies.focus.hold:HoldPolicy",
+    "focus.quality": "parfocal.policies.focus.quality:make",
+    "focus.supervised": "parfocal.policies.focus.supervised:SupervisedPolicy",
 }
 
 

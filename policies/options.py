@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from parfocal import did_you_mean
 from parfocal.policies.base import PolicyOptionError
 
 LONGEST_SHOWN = 80
@@ -61,9 +61,8 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def nearest(word: str, words: list[str]) -> str:
-    """Return a "; did you mean 'x'?" for the closest of some words, or their list."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(words))}"
+    """Return a "did you mean 'x'?" for the closest of some words, or their list."""
+    return did_you_mean(word, words).removeprefix("; ") or f"known are {', '.join(sorted(words))}"
 
 
 def parse_options(model: type[OptionsT], policy: str, options: Mapping[str, Any]) -> OptionsT:

@@ -19,14 +19,18 @@ def check(
     json_: JsonOption = False,
 ) -> None:
     """Check a configuration; every problem as `file:line key: what is wrong (got ...); did you mean ...?`."""
-    from parfocal.daemon.check import problems_of
+    from parfocal.daemon.check import checked
 
-    problems = problems_of(config, set_ or [])
+    found = checked(config, set_ or [])
+    problems, warnings = found.problems, found.warnings
     if json_:
-        typer.echo(json.dumps({"config": str(config), "valid": not problems, "problems": problems}))
+        said = {"config": str(config), "valid": not problems, "problems": problems, "warnings": warnings}
+        typer.echo(json.dumps(said))
     else:
         for problem in problems:
             typer.echo(problem, err=True)
+        for warning in warnings:
+            typer.echo(f"warning: {warning}", err=True)
         if not problems:
             typer.echo(f"{config}: no problems found")
     raise typer.Exit(3 if problems else 0)

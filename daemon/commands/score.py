@@ -4,72 +4,123 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from parfocal import UsageError
 from parfocal.daemon.commands.run import JsonOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from parfocal.daemon.fileoptics import PartialOptics
-    from parfocal.daemon.scorefiles import ScoreRow
+    from parfocal.daemon.scorecluster import ClusterScorer
+    from parfocal.daemon.scorefiles import FileScorer
+    from parfocal.daemon.scoreprogress import Tally
+    from parfocal.daemon.scorerows import ScoreJob, ScoreRow
+    from parfocal.daemon.scoretable import ScoreTable
     from parfocal.models.base import Assessment
 
 
 def score(
     paths: Annotated[list[Path], typer.Argument(help="TIFF, PNG or OME-Zarr, or folders, searched recursively.")],
-    model: Annotated[list[str] | None, typer.Option("--model", help="defocus or sharpness; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="defocus (default), sharpness...; may be repeated.")
+    ] = None,
     na: Annotated[float | None, typer.Option("--na", help="Numerical aperture.")] = None,
     pixel_um: Annotated[float | None, typer.Option("--pixel-um", help="Pixel at the sample, in um.")] = None,
     emission_nm: Annotated[float | None, typer.Option("--emission-nm", help="Wavelength imaged, in nm.")] = None,
     immersion_index: Annotated[float | None, typer.Option("--immersion-index", help="Air 1.0, water 1.333...")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Optics for files that say nothing.")] = None,
-    maps: Annotated[Path | None, typer.Option("--maps", help="Folder for patch maps drawn over the planes.")] = None,
+    out: Annotated[
+        list[Path] | None, typer.Option("--out", help="Write the rows to FILE.csv or FILE.parquet; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that --out names and that is there.")] = False,
+    maps: Annotated[Path | None, typer.Option("--maps", help="Folder for patch maps, as pictures and arrays.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Spread the files over a Dask cluster, as tcp://host:8786.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Say of every plane how far from focus it is; optics come from the options, else the file, else --config."""
-    from parfocal.daemon.fileoptics import PartialOptics, optics_of_config
+    """Say what images are worth, a row a plane; optics come from the options, else the file, else --config."""
+    from parfocal.daemon.fileoptics import PartialOptics
     from parfocal.daemon.imagefiles import find_images
+    from parfocal.daemon.scorerows import ScoreJob
+    from parfocal.daemon.scoretable import ScoreTable
 
+    if force and not out:
+        raise UsageError("--force is about the file that --out names, and there is no --out")
     given = PartialOptics(na, immersion_index, None if emission_nm is None else emission_nm / 1000.0, pixel_um)
-    fallback, options = PartialOptics(), {}
-    if config is not None:
-        from parfocal.daemon.config import load_config
+    fallback, options = _from_config(config)
+    names = tuple(dict.fromkeys(model or ["defocus"]))
+    job = ScoreJob(names, given, fallback, options, maps=maps is not None)
+    if maps is not None:
+        _make_folder(maps)
+    files = find_images(paths, skip=[maps] if maps is not None else [])
+    with ExitStack() as stack:
+        tables = [stack.enter_context(ScoreTable(path, force=force)) for path in dict.fromkeys(out or [])]
+        tally = _score_all(files, job, scheduler, tables, maps, as_json=json_)
+    for table in tables:
+        typer.echo(f"{table.rows} rows of {len(files)} files are in {table.path}", err=True)
+    if tally.failed:
+        typer.echo(f"{tally.failed} of {tally.rows} rows could not be assessed; each says why", err=True)
+    raise typer.Exit(2 if tally.failed == tally.rows else 0)
 
-        loaded = load_config(config)
-        fallback = optics_of_config(loaded.microscope.model_dump(mode="json"))
-        options = loaded.scoring.options
-    files = find_images(paths)
-    failed, done = _score_all(files, model or ["defocus"], given, fallback, options, maps, as_json=json_)
-    if failed:
-        typer.echo(f"{failed} of {failed + done} rows could not be assessed; each says why", err=True)
-    raise typer.Exit(2 if failed and not done else 0)
+
+def _from_config(config: Path | None) -> tuple[PartialOptics, dict[str, dict[str, object]]]:
+    from parfocal.daemon.fileoptics import PartialOptics, optics_of_config
+
+    if config is None:
+        return PartialOptics(), {}
+    from parfocal.daemon.config import load_config
+
+    loaded = load_config(config)
+    return optics_of_config(loaded.microscope.model_dump(mode="json")), loaded.scoring.options
+
+
+def _make_folder(folder: Path) -> None:
+    """A folder that cannot be written to is said before the work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: maps cannot be written here: {error.strerror or error}") from error
 
 
 def _score_all(
     files: list[Path],
-    models: list[str],
-    given: PartialOptics,
-    fallback: PartialOptics,
-    options: dict[str, dict[str, object]],
+    job: ScoreJob,
+    scheduler: str | None,
+    tables: Sequence[ScoreTable],
     maps: Path | None,
     *,
     as_json: bool,
-) -> tuple[int, int]:
-    from parfocal.daemon.overlays import write_overlay
+) -> Tally:
+    """Score, and send every row where it is wanted: to the tables, and to stdout unless there are tables instead."""
     from parfocal.daemon.scorefiles import FileScorer
+    from parfocal.daemon.scoreprogress import ScoreProgress
 
-    scorer = FileScorer(models, given, fallback, options)
-    failed = done = 0
-    for row in scorer.rows(files):
-        failed, done = failed + bool(row.error), done + (not row.error)
-        typer.echo(json.dumps(row.to_json(), allow_nan=False) if as_json else row_text(row))
-        if maps is not None:
-            write_overlay(row, maps)
+    if scheduler is None:
+        scorer: FileScorer | ClusterScorer = FileScorer(job)
+    else:
+        from parfocal.daemon.scorecluster import ClusterScorer
+
+        scorer = ClusterScorer(job, scheduler)
+    progress = ScoreProgress(len(files), shown=not as_json)
+    for row in progress.follow(scorer.rows(files)):
+        for table in tables:
+            table.add(row)
+        if maps is not None and row.drawn is not None:
+            row.drawn.write(maps)
+        if as_json:
+            typer.echo(json.dumps(row.to_json(), allow_nan=False))
+        elif not tables:
+            progress.say(row_text(row))
     for note in sorted(scorer.notes):
         typer.echo(f"note: {note}", err=True)
-    return failed, done
+    return progress.tally
 
 
 def _measured(said: Assessment) -> str:

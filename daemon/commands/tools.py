@@ -8,10 +8,16 @@ from typing import Annotated, cast
 
 import typer
 
-from parfocal import ParfocalError, UsageError
+from parfocal import ParfocalError, UsageError, did_you_mean
 
-TRAINERS: Mapping[str, str] = {"defocus": "parfocal.models.training.cli:train_defocus"}
-EVALUATORS: Mapping[str, str] = {"defocus": "parfocal.models.training.cli:evaluate_defocus"}
+TRAINERS: Mapping[str, str] = {
+    "defocus": "parfocal.models.training.cli:train_defocus",
+    "quality": "parfocal.models.training.quality_cli:train_quality",
+}
+EVALUATORS: Mapping[str, str] = {
+    "defocus": "parfocal.models.training.cli:evaluate_defocus",
+    "quality": "parfocal.models.training.quality_cli:evaluate_quality",
+}
 BENCHES: Mapping[str, str] = {"all": "parfocal.daemon.bench:run"}
 """Name -> ``module:function``; the function takes the remaining arguments, parses them and returns an exit code."""
 
@@ -58,8 +64,6 @@ def _dispatch(verb: str, tools: Mapping[str, str], name: str, rest: list[str]) -
             raise typer.Exit
         raise UsageError(f"{verb}: name a model: {', '.join(tools)}")
     if name not in tools:
-        from parfocal.models.names import did_you_mean
-
         raise UsageError(f"{verb}: there is {', '.join(tools)}, no {name!r}{did_you_mean(name, tools)}")
     raise typer.Exit(_load(tools[name], f"{verb} {name}")(rest))
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from parfocal import did_you_mean
 from parfocal.models.base import ModelError
 from parfocal.models.metrics import autocorrelation, gradient, jaf, laplacian, oughtafocus, spectral, statistics
 from parfocal.models.metrics.planes import Measure, Planes
-from parfocal.models.names import did_you_mean
 
 __all__ = ["METRICS", "Measure", "Planes", "measure"]
 

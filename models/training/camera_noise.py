@@ -27,11 +27,10 @@ def expose(image: FloatImage, peak: float, rng: np.random.Generator, *, photons:
     signal = image * (photons / max(peak, 1e-9))
     background = photons * float(rng.uniform(0.0, 0.3)) ** 2 * 3 + float(rng.uniform(0.0, 5.0))
     expected = signal + background
-    if rng.random() < 0.25:
-        expected = expected * _vignette(image.shape, rng)
+    if rng.random() < 0.35:
+        expected = expected * _shade(image.shape, rng)
     read = float(rng.uniform(0.3, 2.5))
-    electrons = _poisson(expected, rng)
-    electrons += read * rng.standard_normal(image.shape, dtype=np.float32)
+    electrons = _poisson(expected, rng) + _read_noise(image.shape, read, rng)
     variance = float(expected.mean()) + read**2
     return Exposure(_digitise(electrons, rng), detectability(signal, variance))
 
@@ -53,12 +52,12 @@ def detectability(signal: FloatImage, noise_variance: float) -> float:
 
 
 def empty(shape: tuple[int, int], rng: np.random.Generator) -> Exposure:
-    """A field without a specimen: background light, read noise, sometimes a weak shade."""
-    light = float(np.exp(rng.uniform(np.log(0.2), np.log(3000))))
+    """A field without a specimen: background light, read noise, more often than not the shade of a lamp or lens."""
+    light = float(np.exp(rng.uniform(np.log(0.2), np.log(6000))))
     expected = np.full(shape, light, dtype=np.float32)
-    if rng.random() < 0.2:
-        expected *= 1.0 + 0.1 * (_vignette(shape, rng) - 1.0)
-    electrons = _poisson(expected, rng) + float(rng.uniform(0.3, 2.5)) * rng.standard_normal(shape, dtype=np.float32)
+    if rng.random() < 0.7:
+        expected *= 1.0 + float(rng.uniform(0.05, 1.0)) * (_shade(shape, rng) - 1.0)
+    electrons = _poisson(expected, rng) + _read_noise(shape, float(rng.uniform(0.3, 2.5)), rng)
     return Exposure(_digitise(electrons, rng), 0.0)
 
 
@@ -66,10 +65,26 @@ def _poisson(expected: FloatImage, rng: np.random.Generator) -> FloatImage:
     return draw(expected.ravel(), rng).reshape(expected.shape)
 
 
-def _vignette(shape: tuple[int, ...], rng: np.random.Generator) -> FloatImage:
-    y = (np.arange(shape[0], dtype=np.float32) / shape[0] - rng.uniform(0.2, 0.8))[:, None]
-    x = (np.arange(shape[1], dtype=np.float32) / shape[1] - rng.uniform(0.2, 0.8))[None, :]
-    return np.asarray(1.0 - float(rng.uniform(0.05, 0.5)) * (y**2 + x**2), dtype=np.float32)
+def _read_noise(shape: tuple[int, ...], median: float, rng: np.random.Generator) -> FloatImage:
+    """Read noise in electrons; half of the cameras are sCMOS: every pixel has its own, with a lognormal tail."""
+    noise = median * rng.standard_normal(shape, dtype=np.float32)
+    if rng.random() < 0.5:
+        noise *= np.exp(np.float32(rng.uniform(0.1, 0.5)) * rng.standard_normal(shape, dtype=np.float32))
+    return noise
+
+
+def _shade(shape: tuple[int, ...], rng: np.random.Generator) -> FloatImage:
+    """Uneven light: falls off with the square, or with the fourth power of the cosine, from a centre near the field's.
+
+    The crop may be any part of a larger field, so the centre may lie outside it.
+    """
+    reach = float(np.exp(rng.uniform(np.log(0.5), np.log(4.0))))
+    y, x = ((np.arange(side, dtype=np.float32) / side - 0.5 - rng.uniform(-0.5, 0.5) * reach) / reach for side in shape)
+    square = y[:, None] ** 2 + x[None, :] ** 2
+    depth = np.float32(np.exp(rng.uniform(np.log(0.02), np.log(1.2))))
+    if rng.random() < 0.5:
+        return np.asarray(np.maximum(1.0 - depth * square, 0.05), dtype=np.float32)
+    return np.asarray(1.0 / np.square(1.0 + depth * square), dtype=np.float32)
 
 
 def _digitise(electrons: FloatImage, rng: np.random.Generator) -> FloatImage:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parfocal import UsageError
+from parfocal.models.training.arguments import count, need_file, need_folder
 
 
 def train_defocus(argv: Sequence[str]) -> int:
@@ -17,20 +18,26 @@ def train_defocus(argv: Sequence[str]) -> int:
     parser.add_argument("--architecture", choices=("compact", "yang2018"), default="compact")
     parser.add_argument("--fields", type=Path, help="folder of real in-focus fields (TIFF), one folder a source")
     parser.add_argument("--out", type=Path, default=Path("runs/defocus"))
-    parser.add_argument("--chunks", type=int, default=600, help="of 256 new examples each (default %(default)s)")
-    parser.add_argument("--size-px", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--chunks", type=count, default=600, help="of 256 new examples each (default %(default)s)")
+    parser.add_argument("--size-px", type=count, default=128)
+    parser.add_argument("--batch", type=count, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes that make examples; 0: none beside this one")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=count, default=1)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--start-from", type=Path, help="weights to go on from (safetensors)")
     options = parser.parse_args(list(argv))
-    if options.fields is not None and not options.fields.is_dir():
-        raise UsageError(f"--fields {options.fields}: there is no such folder")
+    need_folder("--fields", options.fields)
+    need_file("--start-from", options.start_from)
+    if options.out.exists() and not options.out.is_dir():
+        raise UsageError(f"--out {options.out}: is no folder")
+    from parfocal.models.defocus_net import WINDOW_PX
     from parfocal.models.training.publish import publish
     from parfocal.models.training.train_defocus import Recipe, train
+
+    if options.size_px < WINDOW_PX:
+        raise UsageError(f"--size-px {options.size_px}: the network looks at windows of {WINDOW_PX} px, so no less")
 
     recipe = Recipe(
         architecture=options.architecture, chunks=options.chunks, size_px=options.size_px, batch=options.batch,
@@ -51,15 +58,21 @@ def evaluate_defocus(argv: Sequence[str]) -> int:
     parser.add_argument("--stacks", type=Path, help="folder of focus series with a truth.csv")
     parser.add_argument("--yang", type=Path, help="weights of the paper's network, retrained (safetensors)")
     parser.add_argument("--card", type=Path, help="another card than the packaged one")
-    parser.add_argument("--limit", type=int, help="at most so many fields")
+    parser.add_argument("--limit", type=count, help="at most so many fields of each kind")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(list(argv))
-    from parfocal.models.training.tables import render, tables
+    need_folder("--fields", options.fields)
+    need_folder("--stacks", options.stacks)
+    if options.stacks is not None:
+        need_file("--stacks", options.stacks / "truth.csv")
+    need_file("--yang", options.yang)
+    need_file("--card", options.card)
+    from parfocal.models.training.tables import plain, render, tables
 
     found = tables(
         fields=options.fields, stacks=options.stacks, yang=options.yang, card=options.card, limit=options.limit,
         seed=options.seed,
     )  # fmt: skip
-    sys.stdout.write((json.dumps(found, indent=1) if options.json else render(found)) + "\n")
+    sys.stdout.write((json.dumps(plain(found), indent=1) if options.json else render(found)) + "\n")
     return 0

@@ -68,7 +68,7 @@ class ObjectBank:
         source = sources[int(rng.choice(len(sources), p=shares / shares.sum()))]
         of_source = self.by_source[source]
         field = of_source[int(rng.integers(len(of_source)))]
-        scale = float(rng.uniform(0.4, 1.0)) if source != "dsb2018" else float(rng.uniform(0.35, 0.7))
+        scale = float(rng.uniform(0.4, 1.1)) if source != "dsb2018" else float(rng.uniform(0.35, 1.0))
         need = int(np.ceil(size / scale))
         image = field.image
         pads = [(0, max(0, need - side)) for side in image.shape]
@@ -86,6 +86,6 @@ def _shrink(image: FloatImage, size: int) -> FloatImage:
         image = ndimage.uniform_filter(image, round(ratio))
     at = (np.arange(size) + 0.5) * ratio - 0.5
     low = np.clip(np.floor(at).astype(int), 0, image.shape[0] - 2)
-    part = (at - low).astype(np.float32)
+    part = np.clip(at - low, 0.0, 1.0).astype(np.float32)  # nothing is extrapolated at the edges
     rows = image[low] * (1 - part)[:, None] + image[low + 1] * part[:, None]
     return np.asarray(rows[:, low] * (1 - part)[None, :] + rows[:, low + 1] * part[None, :], dtype=np.float32)

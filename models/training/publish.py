@@ -12,18 +12,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from parfocal import __version__
-from parfocal.models.base import ModelCard
+from parfocal.models.base import ModelCard, ModelError
 from parfocal.models.cards import save_card, save_weights
 from parfocal.models.defocus_posterior import edges_px
 from parfocal.models.training.blur import random_optics
-from parfocal.models.training.camera_noise import empty
 from parfocal.models.training.evaluate_defocus import Case, assessor, blurred_cases, field_objects, procedural_objects
 from parfocal.models.training.fields import load_fields
 from parfocal.models.training.synthesis import SEEN_FROM
 from parfocal.models.training.train_defocus import Recipe
 from parfocal.simulator.optics import Optics
 
+FLOOR = 0.002
+"""Share of the prior in every answer, so that nothing is impossible; more would weigh on every standard deviation."""
+SIGNAL_FROM = 0.8
+"""Probability of a signal from which one is believed: a good field refused costs a frame, an empty one a move."""
 NEUTRAL = {"temperature": 1.0, "floor": 1e-6, "signal_from": 1e-6}
+OPTICS_DRAWN, SPECIMENS_DRAWN, SIDE_PX = 12, 60, 512
+"""How much is drawn to calibrate on, beside real fields: optics, specimens, empty fields; the side of the last two."""
 SOURCES = ("W2S mean of 400 frames", "DSB 2018 nuclei (CC0)", "U2OS BBBC013", "CellProfiler examples", "BPAE and HeLa")
 
 
@@ -52,23 +57,26 @@ def _card(recipe: Recipe, sha: str, calibration: dict[str, float], real: bool) -
 
 
 def calibrate(card: Path, *, fields: Path | None, seed: int) -> dict[str, float]:
-    """Temperature and floor that make the intervals cover what they say; the signal threshold that parts empty fields.
+    """Temperature that makes the intervals cover what they say, with the floor and the signal threshold.
 
     On validation fields and fresh procedural specimens, optics as in training, frames of up to 512 px.
+
+    Raises
+    ------
+    ModelError
+        The network abstains on every specimen.
     """
     assess = assessor(card)
-    said, truth, seen = [], [], []
+    said, truth = [], []
     for case in _validation(fields, seed):
         told = assess(case.counts, case.optics)
-        if not told.abstained and told.distribution is not None:
-            seen.append((told.detail["signal"], case.detectability))
-            if case.detectability > SEEN_FROM:
-                said.append(_blur_probabilities(told.distribution.probability))
-                truth.append(abs(case.defocus_um) * case.optics.blur_px_per_um / told.detail["binning"])
-    blank = _empty_signals(card, seed)
-    temperature, floor = _best_temperature(np.stack(said), np.asarray(truth))
-    good = np.asarray([signal for signal, detectability in seen if detectability > SEEN_FROM])
-    return {"temperature": temperature, "floor": floor, "signal_from": _threshold(blank, good)}
+        if not told.abstained and told.distribution is not None and case.detectability > SEEN_FROM:
+            said.append(_blur_probabilities(told.distribution.probability))
+            truth.append(abs(case.defocus_um) * case.optics.blur_px_per_um / told.detail["binning"])
+    if not said:
+        raise ModelError("the network sees a specimen in none of the validation fields: it cannot be calibrated")
+    temperature = _best_temperature(np.stack(said), np.asarray(truth))
+    return {"temperature": temperature, "floor": FLOOR, "signal_from": SIGNAL_FROM}
 
 
 def _blur_probabilities(signed: NDArray[Any]) -> NDArray[Any]:
@@ -84,48 +92,27 @@ def _validation(fields: Path | None, seed: int) -> Iterator[Case]:
     def optics_of(rng: np.random.Generator) -> Optics:
         return pool[int(rng.integers(len(pool)))]
 
-    # A dozen optics, so that the model is made a dozen times and not for every frame.
-    pool = [random_optics(np.random.default_rng((seed, number))) for number in range(12)]
-    photons = (10_000.0, 1_000.0, 100.0)
+    # So few optics that the model is made a dozen times and not for every frame.
+    pool = [random_optics(np.random.default_rng((seed, number))) for number in range(OPTICS_DRAWN)]
+    photons = (10_000.0, 1_000.0, 100.0, 20.0)
     if fields is not None:
         real = field_objects(load_fields(fields, "validation"))
         yield from blurred_cases(real, seed=seed, photons=photons, optics_of=optics_of)
-    drawn = procedural_objects(60, seed=seed)
+    drawn = procedural_objects(SPECIMENS_DRAWN, seed=seed, side_px=SIDE_PX)
     yield from blurred_cases(drawn, seed=seed + 1, photons=photons, optics_of=optics_of)
 
 
-def _empty_signals(card: Path, seed: int) -> NDArray[Any]:
-    rng = np.random.default_rng(seed)
-    assess = assessor(card)
-    optics = Optics()
-    frames = (empty((512, 512), rng).counts.astype(np.uint16) for _ in range(150))
-    return np.asarray([assess(frame, optics).detail.get("signal", 0.0) for frame in frames])
-
-
-def _threshold(blank: NDArray[Any], good: NDArray[Any]) -> float:
-    """The signal probability with the fewest mistakes, a missed empty field counting as much as a refused good one."""
-    candidates = np.concatenate([np.linspace(0.02, 0.98, 49)])
-    cost = [np.mean(blank >= limit) + np.mean(good < limit) for limit in candidates]
-    best = np.flatnonzero(np.isclose(cost, np.min(cost)))
-    return round(float(candidates[best[len(best) // 2]]), 3)
-
-
-def _best_temperature(p: NDArray[Any], truth_px: NDArray[Any]) -> tuple[float, float]:
-    """Temperature and floor with the least gap between stated and found coverage of the 50 and 90 % intervals."""
+def _best_temperature(p: NDArray[Any], truth_px: NDArray[Any]) -> float:
+    """Temperature with the least gap between stated and found coverage of the 50 and 90 % intervals."""
     from parfocal.models.defocus_posterior import trained_prior
 
-    best, found = np.inf, (1.0, 0.005)
-    for temperature in np.arange(0.5, 2.55, 0.05):
+    def gap(temperature: float) -> float:
         scaled = p ** (1.0 / temperature)
-        scaled = scaled / scaled.sum(axis=1, keepdims=True)
-        for floor in (0.002, 0.005, 0.01, 0.02):
-            q = (1 - floor) * scaled + floor * trained_prior()
-            rank = _cumulative_at(q, truth_px)
-            cover50, cover90 = np.mean(np.abs(rank - 0.5) <= 0.25), np.mean(np.abs(rank - 0.5) <= 0.45)
-            gap = abs(cover50 - 0.5) + 2 * abs(cover90 - 0.9) + 0.1 * floor
-            if gap < best:
-                best, found = float(gap), (round(float(temperature), 3), floor)
-    return found
+        q = (1 - FLOOR) * scaled / scaled.sum(axis=1, keepdims=True) + FLOOR * trained_prior()
+        rank = np.abs(_cumulative_at(q, truth_px) - 0.5)
+        return float(abs(np.mean(rank <= 0.25) - 0.5) + 2 * abs(np.mean(rank <= 0.45) - 0.9))
+
+    return round(float(min(np.arange(0.5, 2.55, 0.05), key=gap)), 3)
 
 
 def _cumulative_at(p: NDArray[Any], truth_px: NDArray[Any]) -> NDArray[Any]:

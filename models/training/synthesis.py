@@ -50,7 +50,7 @@ class Synthesiser:
         Share of fields without a specimen.
     """
 
-    def __init__(self, bank: ObjectBank, *, size_px: int, seed: int, empty_share: float = 0.07) -> None:
+    def __init__(self, bank: ObjectBank, *, size_px: int, seed: int, empty_share: float = 0.1) -> None:
         self.bank = bank
         self.size_px = size_px
         self.rng = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parfocal import UsageError
 from parfocal.models.base import Assessment
 from parfocal.models.training.evaluate_defocus import (
     PHOTON_LEVELS,
@@ -28,19 +29,45 @@ from parfocal.models.training.synthesis import SEEN_FROM
 from parfocal.models.yang2018 import LEVELS
 from parfocal.simulator.optics import PIXELS_PER_LEVEL, Optics
 
+PROCEDURAL, EMPTY = 100, 200
+"""Fields drawn: specimens, and none."""
+
 
 def tables(
     *, fields: Path | None, stacks: Path | None, yang: Path | None, card: Path | None, limit: int | None, seed: int
 ) -> dict[str, Any]:
-    """Measure everything; a plain dictionary of tables by name."""
+    """Measure everything; a plain dictionary of tables by name.
+
+    Parameters
+    ----------
+    fields : Path, optional
+        Folder of real in-focus fields, of which those of the test split are taken; procedural ones alone if absent.
+    stacks : Path, optional
+        Folder of focus series with a ``truth.csv``.
+    yang : Path, optional
+        Weights of the paper's network, for its rows.
+    card : Path, optional
+        Another card than the packaged one.
+    limit : int, optional
+        At most so many fields of each kind, empty ones included.
+    seed : int
+
+    Raises
+    ------
+    UsageError
+        `fields` holds no image, or none that belongs to the test split.
+    """
     compact = assessor(card)
     peers: dict[str, Assessor] = {"compact": compact}
     if yang is not None:
         peers["yang2018, retrained"] = yang_assessor(yang)
     found: dict[str, Any] = {}
-    objects = {"procedural, unseen seeds": procedural_objects(min(limit or 100, 100), seed=seed)}
+    drawn = PROCEDURAL if limit is None else min(limit, PROCEDURAL)
+    objects = {"procedural, unseen seeds": procedural_objects(drawn, seed=seed)}
     if fields is not None:
         held_out = load_fields(fields, "test")[:limit]
+        if not held_out:
+            raise UsageError(f"{fields} holds no field of the test split (a fifth of all, by a hash of their names)")
         objects = {
             "real fields, held out": field_objects(held_out),
             "real fields, held out, binned 2x2": field_objects(held_out, scale=2),
@@ -49,7 +76,8 @@ def tables(
     for name, images in objects.items():
         cases = list(blurred_cases(images, seed=seed, photons=PHOTON_LEVELS))
         found[name] = {peer: by_photons(cases, assess) for peer, assess in peers.items()}
-    found["empty fields abstained"] = empty_abstained(compact, count=200, seed=seed)
+    blank = EMPTY if limit is None else min(limit, EMPTY)
+    found["empty fields abstained"] = empty_abstained(compact, count=blank, seed=seed)
     if stacks is not None:
         found["focus series"] = stack_rows(stacks, plain_assessor(card))
     return found
@@ -123,6 +151,15 @@ def render(found: Mapping[str, Any]) -> str:
             for peer, by_level in table.items():
                 lines += [_row(peer, photons, row) for photons, row in by_level.items()]
     return "\n".join(lines).strip()
+
+
+def plain(value: Any) -> Any:
+    """Tables as JSON has them: a mean over nothing (NaN) is null."""
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _row(peer: str, photons: str, row: Mapping[str, Any]) -> str:

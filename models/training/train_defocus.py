@@ -50,27 +50,32 @@ class Recipe:
 
 
 class Buffer:
-    """The last so many chunks, to draw batches from: every example serves about `passes` times."""
+    """The last so many chunks, to draw batches from: every example serves about `passes` times.
 
-    def __init__(self, capacity_chunks: int) -> None:
+    Parameters
+    ----------
+    capacity_chunks : int
+    first : int
+        Number of the first chunk that will be put in. A chunk's place follows from its number, so that a buffer filled
+        again for a resumed training is the one that was lost.
+    """
+
+    def __init__(self, capacity_chunks: int, *, first: int = 0) -> None:
         self._capacity = capacity_chunks
-        self._chunks: list[dict[str, NDArray[Any]]] = []
-        self._next = 0
+        self._chunks: dict[int, dict[str, NDArray[Any]]] = {}
+        self._number = first
 
     def add(self, chunk: dict[str, NDArray[Any]]) -> None:
-        """Put a chunk in, the oldest out if full."""
-        if len(self._chunks) < self._capacity:
-            self._chunks.append(chunk)
-        else:
-            self._chunks[self._next] = chunk
-            self._next = (self._next + 1) % self._capacity
+        """Put the next chunk in, the oldest out if full."""
+        self._chunks[self._number % self._capacity] = chunk
+        self._number += 1
 
     def batch(self, size: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
         """A random batch of all chunks held."""
-        which = rng.integers(len(self._chunks), size=size)
-        row = rng.integers(len(self._chunks[0]["blur_px"]), size=size)
-        names = self._chunks[0]
-        return {name: np.stack([self._chunks[c][name][r] for c, r in zip(which, row, strict=True)]) for name in names}
+        held = [self._chunks[place] for place in sorted(self._chunks)]
+        which = rng.integers(len(held), size=size)
+        row = rng.integers(len(held[0]["blur_px"]), size=size)
+        return {name: np.stack([held[c][name][r] for c, r in zip(which, row, strict=True)]) for name in held[0]}
 
 
 def pick_device(name: str) -> torch.device:
@@ -83,7 +88,8 @@ def pick_device(name: str) -> torch.device:
 def train(recipe: Recipe, out: Path) -> nn.Module:
     """Train from the recipe; writes ``checkpoint.pt`` on the way, weights and ``recipe.json`` at the end.
 
-    Returns the trained network in evaluation mode, on the CPU. A checkpoint found in `out` is gone on from.
+    Returns the trained network in evaluation mode, on the CPU. A checkpoint found in `out` is gone on from, and ends
+    with the weights of a training that was never interrupted: the chunks that the buffer held are made again.
     """
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
@@ -94,11 +100,15 @@ def train(recipe: Recipe, out: Path) -> nn.Module:
     source = Source(
         Path(recipe.fields) if recipe.fields else None, "train", recipe.procedural, recipe.size_px, recipe.seed
     )
-    buffer = Buffer(recipe.buffer_chunks)
+    # Nothing is left to learn after the last chunk, so nothing needs to be drawn from either.
+    first = max(0, start - recipe.buffer_chunks) if start < recipe.chunks else start
+    buffer = Buffer(recipe.buffer_chunks, first=first)
     began = time.monotonic()
-    stream = chunks(source, count=recipe.chunks, examples=recipe.chunk_examples, workers=recipe.workers, start=start)
-    for number, chunk in enumerate(stream, start):
+    stream = chunks(source, count=recipe.chunks, examples=recipe.chunk_examples, workers=recipe.workers, start=first)
+    for number, chunk in enumerate(stream, first):
         buffer.add(chunk)
+        if number < start:
+            continue
         parts = job.learn(buffer, number)
         if number % 5 == 0 or number == recipe.chunks - 1:
             log.info("trained", chunk=number, of=recipe.chunks, seconds=round(time.monotonic() - began), **parts)
@@ -183,15 +193,17 @@ class _Job:
         return {"total": ranked_probability_loss(logits.float(), levels)}
 
     def save(self, path: Path, chunks_done: int) -> None:
-        """Write everything needed to go on."""
+        """Write everything needed to go on; whoever kills the training meanwhile leaves the checkpoint before it."""
+        partial = path.with_suffix(".partial")
         torch.save(
             {
                 "network": self.network.state_dict(), "averaged": self.averaged.state_dict(),
                 "optimiser": self.optimiser.state_dict(), "rng": json.dumps(self.rng.bit_generator.state),
-                "chunks": chunks_done, "recipe": asdict(self.recipe),
+                "generator": self._generator_state(), "chunks": chunks_done, "recipe": asdict(self.recipe),
             },
-            path,
+            partial,
         )  # fmt: skip
+        partial.replace(path)
 
     def restore(self, path: Path) -> int:
         """Go on from a checkpoint of the same recipe; returns the chunks already done, 0 if there is none."""
@@ -199,10 +211,20 @@ class _Job:
             return 0
         held = torch.load(path, weights_only=True, map_location=self.device)
         if held["recipe"] != asdict(self.recipe):
-            log.warning("checkpoint of another recipe is left alone", path=str(path))
+            log.warning("checkpoint is of another recipe: training starts anew and will replace it", path=str(path))
             return 0
         self.network.load_state_dict(held["network"])
         self.averaged.load_state_dict(held["averaged"])
         self.optimiser.load_state_dict(held["optimiser"])
         self.rng.bit_generator.state = json.loads(held["rng"])
+        if "generator" not in held:
+            log.warning("checkpoint of an older parfocal: dropout goes on otherwise than uninterrupted", path=str(path))
+        elif self.device.type == "cuda":
+            torch.cuda.set_rng_state(held["generator"].cpu(), self.device)
+        else:
+            torch.set_rng_state(held["generator"].cpu())
         return int(held["chunks"])
+
+    def _generator_state(self) -> Tensor:
+        """State of the device's own generator, which the paper's network drops units by."""
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()

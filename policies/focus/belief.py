@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from parfocal.policies.base import Action, Change, Hold, Observation, PolicyError
 from parfocal.policies.checkpoint import pack, unpack
+from parfocal.policies.focus.bias import BiasPrior
 from parfocal.policies.focus.grid import Drift, Estimate, FocusGrid, Vector
 from parfocal.policies.focus.likelihood import Look, Novelty, read_look
 from parfocal.policies.focus.looks import best_look, candidates, sample_belief
@@ -24,6 +25,15 @@ State = Literal["search", "track", "gave_up"]
 
 # No stage and no clock goes so far; also what is NaN fails the comparison with it.
 _FAR = 1e9
+MOST_UNSEEN, UNSEEN_NEAR = 3, 0.1
+"""So many frames in a row that show nothing a search goes on from; the chance that nothing shows nearer than it did."""
+SEARCH_NOISE, TRACK_NOISE, LEAST_NOISE, MOST_NOISE = 0.2, 0.08, 0.01, 0.5
+"""What differs between two frames at one place, in units of the spread stated: to begin with, and its bounds."""
+CONFIRMED_FROM, KEPT_FROM = 0.75, 0.5
+"""Probability of being in the field that a frame there must leave of a focus, at first and from then on."""
+SEARCH_STEP_DOF, SEARCH_RATES = 0.14, 3
+TRACK_STEP_DOF, TRACK_RATES = 0.125, 21
+"""A search is over before a drift matters and covers much; tracking resolves both in a small window."""
 
 
 class BeliefOptions(FocusOptions):
@@ -45,12 +55,12 @@ class BeliefOptions(FocusOptions):
         While tracking, least rise of the probability of being in the field that is worth a move.
     lead_dof, cross_dof, cross_sd_dof : float
         How a focus is kept, see `Tracking`.
-    temper : float
-        Exponent on every likelihood: patches of a frame are not independent looks.
+    bias_spread : float
+        How far off a field's own error is to be expected, in units of the spread that the model states.
     floor : float
         Chance that a look is simply wrong.
     correlation_dof, correlation_s : float
-        Within this distance and time the errors of two looks are the same error.
+        While searching, a second look within this distance and time of another counts for little.
     drift_rate_um_per_min, drift_rate_walk_um_per_min, drift_walk_um, jump_per_min : float
         The focus's own motion, see `Drift`.
     near_dof, far : float
@@ -70,12 +80,12 @@ class BeliefOptions(FocusOptions):
     range_um: float = Field(default=40.0, gt=0, le=5000)
     model: str = "defocus"
     response: ResponseTable | None = None
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    confidence: float = Field(default=0.9, gt=0.5, lt=1)
     correct_gain: float = Field(default=0.1, gt=0, lt=1)
-    lead_dof: float = Field(default=0.2, ge=0, le=0.5)
+    lead_dof: float = Field(default=0.35, ge=0, le=0.5)
     cross_dof: float = Field(default=0.2, ge=0, le=0.5)
     cross_sd_dof: float = Field(default=0.2, gt=0)
-    temper: float = Field(default=0.8, gt=0, le=1)
+    bias_spread: float = Field(default=1.2, gt=0, le=10)
     floor: float = Field(default=0.02, ge=1e-6, lt=0.5)
     correlation_dof: float = Field(default=0.5, gt=0)
     correlation_s: float = Field(default=15.0, gt=0)
@@ -85,10 +95,10 @@ class BeliefOptions(FocusOptions):
     jump_per_min: float = Field(default=1e-3, ge=0, lt=1)
     near_dof: float = Field(default=0.18, gt=0)
     far: float = Field(default=0.08, gt=0)
-    travel_nats_per_um: float = Field(default=0.02, ge=0)
+    travel_nats_per_um: float = Field(default=0.01, ge=0)
     max_frames_search: int = Field(default=30, ge=2)
     lost_after: int = Field(default=3, ge=1)
-    min_certainty: float = Field(default=0.05, ge=0, le=1)
+    min_certainty: float = Field(default=0.0, ge=0, le=1)
     abstain_report: int = Field(default=10, ge=1)
 
     @model_validator(mode="after")
@@ -116,6 +126,11 @@ class _Memory:
     since_cross: int = 1000
     crossed_s: float = math.nan
     signed: bool = False
+    confirmed: bool = False
+    noise: float = SEARCH_NOISE
+    seen_um: list[float] = field(default_factory=list)
+    said: list[float] = field(default_factory=list)
+    said_z_um: float = math.nan
 
 
 class BeliefPolicy:
@@ -135,7 +150,8 @@ class BeliefPolicy:
         self._drift = Drift(o.drift_rate_um_per_min, o.drift_rate_walk_um_per_min, o.drift_walk_um, o.jump_per_min)
         self._table = None if o.response is None else Response.from_json(o.response)
         self._expected = self._table or Response.surrogate(self.dof, o.near_dof, o.far, 2.5 * o.range_um)
-        self._window = 8.0 * self.dof
+        self._bias = BiasPrior(self.dof, o.bias_spread)
+        self._window = 3.0 * self.dof
         self._tracking = Tracking(self.dof, o.correct_gain, o.lead_dof, o.cross_dof, o.cross_sd_dof)
         self._novelty = Novelty(o.correlation_dof * self.dof, o.correlation_s)
         self._grid: FocusGrid | None = None
@@ -153,6 +169,7 @@ class BeliefPolicy:
         m.z_um = z
         if isinstance(look, str):
             m.doubt, m.unusable = look, m.unusable + 1
+            self._learn_of_nothing(observation, z, time_s)
             return
         m.doubt, m.unusable, m.signed = "", 0, look.signed
         if self._grid is None:
@@ -166,7 +183,34 @@ class BeliefPolicy:
         assessment = observation.assessments.get(o.model)
         if assessment is None:
             return f"the frame was not assessed by {o.model!r}"
-        return read_look(assessment, response=self._table, floor=o.floor, min_certainty=o.min_certainty)
+        return read_look(
+            assessment,
+            response=self._table,
+            floor=o.floor,
+            min_certainty=o.min_certainty,
+            dof_um=self.dof,
+            noise=self._m.noise,
+        )
+
+    def _learn_of_nothing(self, observation: Observation, z: float, time_s: float) -> None:
+        """Nothing to be seen where a search looked: further off than where there was something, so search on."""
+        m, assessment = self._m, observation.assessments.get(self.options.model)
+        moved_on = m.state == "search" and m.unusable <= MOST_UNSEEN and abs(z) < _FAR and abs(time_s) < _FAR
+        if self._grid is None or assessment is None or not assessment.abstained or not moved_on:
+            return
+        seen = self._seen_from(self._grid.z_um)
+        if not math.isfinite(z) or not len(self._novelty.looks):
+            return
+        self._grid.weigh(np.where(np.abs(z - self._grid.z_um) < seen, UNSEEN_NEAR, 1.0))
+        self._novelty.add(z, time_s)
+        m.search_frames += 1
+        m.doubt = ""
+
+    def _seen_from(self, foci_um: Vector) -> Vector:
+        """How far off the focus something was seen, at most, were the focus at each of `foci_um`."""
+        seen = np.asarray(self._m.seen_um)
+        distance: Vector = np.abs(seen[:, None] - foci_um[None, :]).max(axis=0)
+        return distance
 
     def _let_pass(self, time_s: float) -> None:
         m = self._m
@@ -181,44 +225,54 @@ class BeliefPolicy:
         """Flat about the start, as far as the stage can reach (and a little further, where it is not to be sought)."""
         o = self.options
         reach = o.range_um + 2.0 * self.dof
-        grid = FocusGrid(z_um - reach, z_um + reach, 0.1 * self.dof, self._drift)
+        grid = FocusGrid(z_um - reach, z_um + reach, SEARCH_STEP_DOF * self.dof, self._drift, self._bias, SEARCH_RATES)
         grid.exclude(o.lower_um - 2.0 * self.dof, o.upper_um + 2.0 * self.dof)
         return grid
 
     def _learn(self, grid: FocusGrid, look: Look, z: float, time_s: float) -> None:
         o, m = self.options, self._m
-        share = float(self._novelty.share(z, time_s))
         if m.state == "track":
-            belief = grid.marginal()
-            centre = float(belief @ grid.z_um)
+            centre = float(grid.marginal() @ grid.z_um)
             if abs(centre - grid.middle_um) > 0.25 * self._window:
                 grid.resize(centre - self._window, centre + self._window)
-                belief = grid.marginal()
-            values = look((z - grid.z_um)[::-1])[::-1]
-            agreement = float(belief @ values) / float(look.density.max())
-            m.against = m.against + 1 if agreement < 0.05 else 0
-            if m.against:
-                share = max(share, 0.5)
+            m.against = m.against + 1 if grid.fits(z, look) < 0.5 else 0
             if m.against >= o.lost_after:
-                self._lose(grid, 0.9)
-                share = 1.0
-        power = o.temper * share
-        grid.update(lambda d: np.power(look(d), power), z)
+                grid = self._lose(grid, 0.9)
+        self._note_noise(look, z)
+        if not m.against:
+            searching = m.state == "search"
+            grid.update(z, look, float(self._novelty.share(z, time_s)) if searching else 1.0)
         self._novelty.add(z, time_s)
+        m.seen_um = [*m.seen_um[-11:], z]
         m.search_frames += m.state == "search"
         m.good_frames = m.good_frames + 1 if m.state == "track" and not m.against else 0
         m.since_cross += 1
         if m.good_frames >= 10:
             m.search_frames = 0
 
-    def _lose(self, grid: FocusGrid, share: float) -> None:
+    def _note_noise(self, look: Look, z: float) -> None:
+        """What differs between frames in a row at one place belongs neither to the field nor, if bent, to the drift."""
+        m = self._m
+        if abs(z - m.said_z_um) > 0.02 * self.dof or m.state != "track":
+            m.said = []
+        m.said, m.said_z_um = [*m.said[-2:], look.value], z
+        if len(m.said) < 2:
+            return
+        apart = 0.9 * abs(m.said[-1] - m.said[-2])
+        bend = 0.5 * abs(m.said[0] - 2.0 * m.said[1] + m.said[2]) if len(m.said) == 3 else apart
+        seen = min(apart, bend) / look.spread
+        m.noise = min(max(m.noise + 0.2 * (seen - m.noise), LEAST_NOISE), MOST_NOISE)
+
+    def _lose(self, grid: FocusGrid, share: float) -> FocusGrid:
         """Search again, over the whole range; `share` of the belief is forgotten."""
         o, m = self.options, self._m
         reach = o.range_um + 2.0 * self.dof
-        grid.resize(m.z_um - reach, m.z_um + reach)
-        grid.flatten(share)
-        grid.exclude(o.lower_um - 2.0 * self.dof, o.upper_um + 2.0 * self.dof)
-        m.state, m.against = "search", 0
+        wide = grid.resampled(m.z_um - reach, m.z_um + reach, SEARCH_STEP_DOF * self.dof, SEARCH_RATES)
+        wide.flatten(share)
+        wide.exclude(o.lower_um - 2.0 * self.dof, o.upper_um + 2.0 * self.dof)
+        m.state, m.against, m.noise = "search", 0, SEARCH_NOISE
+        self._grid = wide
+        return wide
 
     # -- deciding ----------------------------------------------------------------------------------------------
 
@@ -236,9 +290,10 @@ class BeliefPolicy:
                     f"{self.options.lost_after} before searching again",
                     self._detail(estimate),
                 )
-            if estimate.inside >= 0.5:
+            m.confirmed = m.confirmed or estimate.inside >= CONFIRMED_FROM
+            if estimate.inside >= KEPT_FROM and m.confirmed:
                 return self._track(grid, estimate)
-            self._lose(grid, 0.1)
+            grid = self._lose(grid, 0.1)
             marginal = grid.marginal()
             estimate = grid.estimate(self.dof, marginal)
         return self._search(grid, estimate, marginal)
@@ -265,11 +320,17 @@ class BeliefPolicy:
         places = candidates(foci, m.z_um, self.dof, o.lower_um, o.upper_um)
         if not len(places):
             return Hold("nowhere to look within the stage's limits", self._detail(estimate))
-        news = self._novelty.share(places, m.time_s + m.interval_s)
+        news = self._novelty.share(places, m.time_s + m.interval_s) * self._visible(places, foci)
         choice = best_look(places, news, foci, m.z_um, self._expected, o.travel_nats_per_um)
         above = float(marginal[grid.z_um < m.z_um].sum())
         purpose = "resolves the sign" if 0.1 < above < 0.9 else "narrows it"
         return self._move(choice.z_um, f"{self._say(grid, marginal)}: look at", f"which {purpose}", estimate)
+
+    def _visible(self, places: Vector, foci: Vector) -> Vector:
+        """How probable it is that there is something to be seen at each place: surely where it is no further off."""
+        beyond = np.abs(places[:, None] - foci[None, :]) / np.maximum(self._seen_from(foci), self.dof) - 1.0
+        share: Vector = np.exp(-np.maximum(beyond, 0.0) / 0.5).mean(axis=1)
+        return share
 
     def _arrive(self, estimate: Estimate) -> Action:
         """Go to the focus, now known, and begin to track."""
@@ -279,9 +340,11 @@ class BeliefPolicy:
             return self._out_of_reach(estimate)
         if abs(target - m.z_um) <= o.max_step_um:
             # What is to be confirmed first is that the focus is there, before a step across asks on which side.
-            m.state, m.good_frames, m.crossed_s = "track", 0, m.time_s
+            m.state, m.good_frames, m.crossed_s, m.noise = "track", 0, m.time_s, TRACK_NOISE
+            m.confirmed = False
             if self._grid is not None:
-                self._grid.resize(target - self._window, target + self._window)
+                lower, upper = target - self._window, target + self._window
+                self._grid = self._grid.resampled(lower, upper, TRACK_STEP_DOF * self.dof, TRACK_RATES)
         if abs(target - m.z_um) <= 0.1 * self.dof:
             return Hold(f"in focus: {self._tell(estimate)}", self._detail(estimate))
         return self._move(target, f"{self._tell(estimate)}: go to the focus at", "", estimate)
@@ -331,7 +394,7 @@ class BeliefPolicy:
 
     def _detail(self, estimate: Estimate) -> dict[str, float]:
         m = self._m
-        found = m.state == "track" and not m.against and estimate.inside >= 0.5
+        found = m.state == "track" and not m.against and estimate.inside >= KEPT_FROM
         near = abs(m.z_um - estimate.mean_um) <= 0.5 * self.dof
         above = self._grid.marginal()[self._grid.z_um < m.z_um].sum() if self._grid is not None else math.nan
         return {
@@ -382,6 +445,5 @@ class BeliefPolicy:
             raise PolicyError(f"the checkpoint of {self.name!r} cannot be read: {error}") from error
         grid = None
         if stored is not None:
-            grid = FocusGrid(0.0, 1.0, 0.1 * self.dof, self._drift)
-            grid.restore(stored)
+            grid = FocusGrid.restored(stored, self._drift, self._bias)
         self._m, self._novelty.looks, self._grid = memory, looks, grid

@@ -1,21 +1,32 @@
-"""The belief itself: a histogram over where the focus is and how fast it drifts, with its prediction and its update."""
+"""The belief itself: where the focus is, how fast it drifts, and, for each of these, by how much the field misleads."""
 
 from __future__ import annotations
 
 import base64
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from parfocal.policies.base import PolicyError
+from parfocal.policies.focus.bias import BiasPrior
+
+if TYPE_CHECKING:
+    from parfocal.policies.focus.likelihood import Look
 
 Vector = NDArray[np.float64]
+Moments = NDArray[np.float32]
+_STUDENT = 4.0
+_TINY = 1e-25
+_NOTICED_S = 0.5
+"""Time is let pass in steps of at least this: nothing drifts noticeably in less."""
+_AGED_MIN = 0.2
+"""What ages slowly is aged in steps of at least this."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +67,14 @@ class RateChain:
         # Leaving rates make every row of the (unsymmetrised) generator sum to zero.
         np.fill_diagonal(generator, -(generator @ self._root) / self._root)
         self._values, self._vectors = np.linalg.eigh(generator)
+        self._last: tuple[float, Vector] | None = None
 
     def transition(self, minutes: float) -> Vector:
         """Matrix that takes a column of rate probabilities `minutes` further."""
-        symmetric = (self._vectors * np.exp(self._values * minutes)) @ self._vectors.T
-        matrix: Vector = np.maximum(symmetric, 0.0) * self._root[:, None] / self._root[None, :]
-        return matrix
+        if self._last is None or self._last[0] != minutes:
+            symmetric = (self._vectors * np.exp(self._values * minutes)) @ self._vectors.T
+            self._last = minutes, np.maximum(symmetric, 0.0) * self._root[:, None] / self._root[None, :]
+        return self._last[1]
 
 
 @dataclass(frozen=True)
@@ -79,22 +92,49 @@ class Estimate:
     rate_um_per_min: float
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What each cell makes of a frame: shapes (rates, cells), with the coefficients or their pairs in front."""
+
+    defocus_um: Vector
+    mean: Vector
+    second: Vector
+    spread: Vector
+    variance: Vector
+    miss: Vector
+    trusted: Vector
+
+
 class FocusGrid:
-    """Histogram over focus z (columns) and drift rate (rows).
+    """Histogram over focus z (columns) and drift rate (rows); in every cell a Gaussian over the field's bias.
 
     Every row slides with its own rate: whole cells by moving the row, the rest kept as the row's offset, so that a
     steady drift is followed exactly and without the smearing that interpolation would add every frame.
+
+    `moments` has the shape (1 + K + K (K + 1) / 2, rates, cells): the probability of a cell, and it times the first
+    and second moments of the bias's K coefficients there. All that time does is linear in them.
     """
 
-    def __init__(self, lower_um: float, upper_um: float, step_um: float, drift: Drift) -> None:
+    def __init__(
+        self, lower_um: float, upper_um: float, step_um: float, drift: Drift, bias: BiasPrior, rates: int = 21
+    ) -> None:
         self.step = step_um
         self.drift = drift
-        self.chain = RateChain(drift)
+        self.bias = bias
+        self.chain = RateChain(drift, rates)
         self.origin = lower_um
         self.count = max(8, math.ceil((upper_um - lower_um) / step_um) + 1)
-        self.offsets: Vector = np.zeros(len(self.chain.rates))
-        self.mass: Vector = np.empty((len(self.chain.rates), self.count))
+        self.offsets: Vector = np.zeros(rates)
+        self.moments: Moments = np.zeros((1 + len(bias.moments), rates, self.count), dtype=np.float32)
+        self.pending_s = self.aged_min = 0.0
+        self._last: tuple[Moments, float, Look, _Judged] | None = None
         self.flatten(1.0)
+
+    @property
+    def mass(self) -> Moments:
+        """Probability of each cell, shape (rates, cells)."""
+        mass: Moments = self.moments[0]
+        return mass
 
     @property
     def z_um(self) -> Vector:
@@ -108,9 +148,16 @@ class FocusGrid:
         return self.origin + 0.5 * self.step * (self.count - 1)
 
     def flatten(self, share: float) -> None:
-        """Mix the belief with a flat one, which gets `share` of the whole."""
-        flat = np.repeat(self.chain.prior[:, None] / self.count, self.count, axis=1)
-        self.mass = flat if share >= 1.0 else (1.0 - share) * self.mass + share * flat
+        """Mix the belief with one that is flat in z, which gets `share` of the whole; the field stays the same."""
+        known = self.moments.sum(axis=(1, 2), dtype=np.float64)
+        bias = known[1:] / known[0] if known[0] > 0.0 else self.bias.moments
+        flat = np.concatenate([[1.0], bias])[:, None, None] * (self.chain.prior / self.count)[:, None]
+        flat = flat.astype(np.float32)
+        if share >= 1.0:
+            self.moments = np.repeat(flat, self.count, axis=2)
+        else:
+            self.moments *= 1.0 - share
+            self.moments += np.float32(share) * flat
 
     def exclude(self, lower_um: float, upper_um: float) -> bool:
         """Forget what lies outside an interval; False (and no change) if nothing would be left."""
@@ -119,54 +166,125 @@ class FocusGrid:
         total = float((self.mass * keep).sum())
         if total <= 0.0:
             return False
-        self.mass = self.mass * keep / total
+        self.moments *= (keep / total).astype(np.float32)
         return True
 
     def predict(self, dt_s: float) -> None:
         """Let `dt_s` seconds pass."""
-        minutes = dt_s / 60.0
+        self.pending_s += dt_s
+        if self.pending_s < _NOTICED_S:
+            return
+        minutes, self.pending_s = self.pending_s / 60.0, 0.0
         steps = min(60, max(1, math.ceil(minutes)))
         for _ in range(steps):
             self._pass(minutes / steps)
 
     def _pass(self, minutes: float) -> None:
-        mass = self.chain.transition(minutes) @ self.mass
+        rows = len(self.chain.rates)
+        moments = np.matmul(self.chain.transition(minutes).astype(np.float32), self.moments)
         self.offsets = self.offsets + self.chain.rates * minutes
         cells = np.rint(self.offsets / self.step).astype(int)
         self.offsets = self.offsets - cells * self.step
-        for row in np.flatnonzero(cells):
-            mass[row] = _shift(mass[row], int(cells[row]))
+        for row in range(rows):
+            if cells[row]:
+                moments[:, row] = _shift(moments[:, row], int(cells[row]))
         variance = self.drift.walk_um**2 * minutes / self.step**2
         if variance < 0.5:
-            side = 0.5 * variance
-            spread = (1.0 - variance) * mass
-            spread[:, 1:] += side * mass[:, :-1]
-            spread[:, :-1] += side * mass[:, 1:]
+            kept, moments = moments, moments * (1.0 - variance)
+            kept *= 0.5 * variance
+            moments[..., 1:] += kept[..., :-1]
+            moments[..., :-1] += kept[..., 1:]
         else:
             # Beyond the whole grid a wider kernel makes no difference, only work.
             sigma = min(math.sqrt(variance), float(self.count))
-            spread = gaussian_filter1d(mass, sigma, axis=1, mode="nearest")
-        total = float(spread.sum())
+            moments = gaussian_filter1d(moments, sigma, axis=2, mode="nearest")
+        total = float(moments[0].sum())
         if total <= 0.0:
             self.flatten(1.0)
             return
-        self.mass = spread / total
-        self.flatten(-math.expm1(-self.drift.jump_per_min * minutes))
+        moments /= total
+        self.moments = moments
+        self.aged_min += minutes
+        if self.aged_min >= _AGED_MIN:
+            self._forget_bias(self.aged_min)
+            self.flatten(-math.expm1(-self.drift.jump_per_min * self.aged_min))
+            self.aged_min = 0.0
 
-    def update(self, likelihood: Callable[[Vector], Vector], z_um: float) -> None:
-        """Multiply by the likelihood (a positive function of defocus) of a frame taken at `z_um`."""
-        nodes: Vector = z_um - self.origin - self.step * np.arange(-1, self.count + 1, dtype=np.float64)
-        values = likelihood(nodes[::-1])[::-1]
-        fraction = np.abs(self.offsets)[:, None] / self.step
-        beside = np.where(self.offsets[:, None] >= 0.0, values[None, 2:], values[None, :-2])
-        mass = self.mass * ((1.0 - fraction) * values[None, 1:-1] + fraction * beside)
-        self.mass = mass / mass.sum()
+    def _forget_bias(self, minutes: float) -> None:
+        """What is known of the bias ages towards the prior: cells move, bleach, and are replaced."""
+        kept = math.exp(-minutes / self.bias.memory_min)
+        self.moments[1:] *= kept
+        prior = ((1.0 - kept) * self.bias.moments).astype(np.float32)
+        self.moments[1:] += prior[:, None, None] * self.moments[0]
+
+    def update(self, z_um: float, said: Look, news: float = 1.0) -> None:
+        """Learn from a frame taken at `z_um`.
+
+        Parameters
+        ----------
+        z_um : float
+        said : Look
+            Gives for defocus its standardised error, and its side.
+        news : float
+            Share of it that was not known from frames just before; the rest does not count.
+        """
+        n = self.bias.count
+        first, second = self.bias.pairs
+        judged = self._judged(z_um, said)
+        whole = judged.trusted + said.floor * said.wild
+        gain = judged.spread * (news * judged.trusted / (whole * judged.variance))
+        # Joseph's form is not needed: what is taken off never exceeds what is there.
+        moved = judged.mean + gain * judged.miss
+        squares = judged.second
+        squares += moved[first] * moved[second]
+        squares -= judged.mean[first] * judged.mean[second] + gain[first] * judged.spread[second]
+        new = (self.moments[0] * (whole * said.side(judged.defocus_um)) ** news).astype(np.float32)
+        total = float(new.sum())
+        if not total > 0.0:
+            # Nothing that was thought possible explains this frame.
+            self.flatten(1.0)
+            return
+        new /= total
+        self.moments[0] = new
+        np.multiply(moved, new, out=self.moments[1 : 1 + n])
+        np.multiply(squares, new, out=self.moments[1 + n :])
+
+    def fits(self, z_um: float, said: Look) -> float:
+        """How probable it is that a frame taken at `z_um` is not an outlier to this belief."""
+        evidence = float((self.moments[0] * self._judged(z_um, said).trusted).sum())
+        return evidence / (evidence + said.floor * said.wild)
+
+    def _judged(self, z_um: float, said: Look) -> _Judged:
+        """What each cell makes of a frame."""
+        if self._last is not None and self._last[0] is self.moments and self._last[1] == z_um and self._last[2] is said:
+            return self._last[3]
+        defocus = z_um - (self.origin + self.step * np.arange(self.count) + self.offsets[:, None])
+        n = self.bias.count
+        scale = 1.0 / np.maximum(self.moments[0], _TINY)
+        mean = self.moments[1 : 1 + n] * scale
+        second = self.moments[1 + n :] * scale
+        at = self.bias.basis(np.abs(defocus)).astype(np.float32)
+        # cov @ at = E[w (w . at)] - mean (mean . at)
+        expected = np.einsum("krz,krz->rz", mean, at)
+        spread = np.einsum("klrz,lrz->krz", second[self.bias.full], at)
+        spread -= mean * expected
+        variance = np.maximum(np.einsum("krz,krz->rz", spread, at), 0.0) + said.scatter(defocus).astype(np.float32)
+        miss = said.error(defocus).astype(np.float32) - expected
+        fits = (1.0 + miss * miss / (_STUDENT * variance)) ** (-0.5 * (_STUDENT + 1.0)) / np.sqrt(variance)
+        judged = _Judged(defocus, mean, second, spread, variance, miss, (1.0 - said.floor) * fits)
+        self._last = self.moments, z_um, said, judged
+        return judged
+
+    def weigh(self, factor: Vector) -> None:
+        """Multiply by a likelihood over `z_um` that says nothing of the bias."""
+        weighed = self.mass * factor
+        self.moments *= (factor / weighed.sum()).astype(np.float32)
 
     def marginal(self) -> Vector:
         """Probability of the focus at each of `z_um`, whatever the drift."""
         fraction = self.offsets / self.step
         up, down = np.maximum(fraction, 0.0), np.maximum(-fraction, 0.0)
-        weights = np.stack([1.0 - up - down, up, down]) @ self.mass
+        weights = np.stack([1.0 - up - down, up, down]) @ self.mass.astype(np.float64)
         out: Vector = weights[0]
         out[1:] += weights[1, :-1]
         out[:-1] += weights[2, 1:]
@@ -212,34 +330,75 @@ class FocusGrid:
         """Cover another interval, by whole cells; what lies outside is forgotten, what is new is empty."""
         first = math.floor((lower_um - self.origin) / self.step)
         count = max(8, math.ceil((upper_um - lower_um) / self.step) + 1)
-        mass = np.zeros((len(self.mass), count))
+        moments = np.zeros((*self.moments.shape[:2], count), dtype=np.float32)
         lower, upper = max(first, 0), min(first + count, self.count)
         if lower < upper:
-            mass[:, lower - first : upper - first] = self.mass[:, lower:upper]
-        total = float(mass.sum())
-        self.origin, self.count, self.mass = self.origin + first * self.step, count, mass
+            moments[..., lower - first : upper - first] = self.moments[..., lower:upper]
+        total = float(moments[0].sum())
+        self.origin, self.count = self.origin + first * self.step, count
         if total <= 0.0:
             self.flatten(1.0)
         else:
-            self.mass /= total
+            self.moments = (moments / total).astype(np.float32)
+
+    def resampled(self, lower_um: float, upper_um: float, step_um: float, rates: int) -> FocusGrid:
+        """Return the same belief on another grid; what lies outside of it is forgotten."""
+        other = FocusGrid(lower_um, upper_um, step_um, self.drift, self.bias, rates)
+        other.pending_s, other.aged_min = self.pending_s, self.aged_min
+        # Within a row the density is linear between cells; between rows the share of the prior is.
+        moments = np.empty((len(self.moments), len(self.chain.rates), other.count))
+        for row, offset in enumerate(self.offsets):
+            place = (other.z_um - self.origin - offset) / self.step
+            whole = np.floor(place).astype(int)
+            part = place - whole
+            low = np.where(
+                (whole >= 0) & (whole < self.count), self.moments[:, row, np.clip(whole, 0, self.count - 1)], 0.0
+            )
+            next_ = whole + 1
+            high = np.where(
+                (next_ >= 0) & (next_ < self.count), self.moments[:, row, np.clip(next_, 0, self.count - 1)], 0.0
+            )
+            moments[:, row] = (1.0 - part) * low + part * high
+        weights = np.array(
+            [np.interp(other.chain.rates, self.chain.rates, unit) for unit in np.eye(len(self.chain.rates))]
+        ).T
+        moments = np.matmul(weights * other.chain.prior[:, None] / self.chain.prior[None, :], moments)
+        total = float(moments[0].sum())
+        if total > 0.0:
+            other.moments = (moments / total).astype(np.float32)
+        return other
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything needed to go on identically, as plain JSON."""
-        packed = base64.b64encode(zlib.compress(self.mass.astype("<f8").tobytes(), 1)).decode("ascii")
-        return {"origin": self.origin, "offsets": self.offsets.tolist(), "shape": list(self.mass.shape), "mass": packed}
+        packed = base64.b64encode(zlib.compress(self.moments.astype("<f4").tobytes(), 1)).decode("ascii")
+        return {
+            "origin": self.origin,
+            "step": self.step,
+            "offsets": self.offsets.tolist(),
+            "pending_s": self.pending_s,
+            "aged_min": self.aged_min,
+            "shape": list(self.moments.shape),
+            "moments": packed,
+        }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], drift: Drift, bias: BiasPrior) -> FocusGrid:
         """Go on from `checkpoint`; raises `PolicyError` if it is not one of a grid like this."""
         try:
             shape = tuple(int(n) for n in state["shape"])
-            mass = np.frombuffer(zlib.decompress(base64.b64decode(state["mass"])), "<f8").reshape(shape).copy()
+            moments = np.frombuffer(zlib.decompress(base64.b64decode(state["moments"])), "<f4").reshape(shape).copy()
             offsets = np.asarray(state["offsets"], dtype=np.float64)
-            origin = float(state["origin"])
+            origin, step = float(state["origin"]), float(state["step"])
+            pending_s, aged_min = float(state["pending_s"]), float(state["aged_min"])
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise PolicyError(f"the checkpoint's belief cannot be read: {error}") from error
-        if len(shape) != 2 or shape[0] != len(self.chain.rates) or offsets.shape != (shape[0],):
+        fits = len(shape) == 3 and shape[0] == 1 + len(bias.moments) and offsets.shape == (shape[1],)
+        if not (fits and step > 0.0 and shape[1] >= 2):
             raise PolicyError(f"the checkpoint's belief has the shape {shape}, which these options do not make")
-        self.mass, self.offsets, self.origin, self.count = mass, offsets, origin, shape[1]
+        grid = cls(origin, origin + step, step, drift, bias, shape[1])
+        grid.moments, grid.offsets, grid.origin, grid.count = moments, offsets, origin, shape[2]
+        grid.pending_s, grid.aged_min = pending_s, aged_min
+        return grid
 
 
 def windowed(density: Vector, half: int) -> Vector:
@@ -260,14 +419,14 @@ def _middle_of_maximum(values: Vector) -> int:
 
 
 def _shift(row: Vector, cells: int) -> Vector:
-    """Move a row up by whole cells; what leaves is lost, what enters is empty."""
+    """Move along the last axis by whole cells; what leaves is lost, what enters is empty."""
     out = np.zeros_like(row)
-    if abs(cells) >= len(row):
+    if abs(cells) >= row.shape[-1]:
         return out
     if cells > 0:
-        out[cells:] = row[:-cells]
+        out[..., cells:] = row[..., :-cells]
     elif cells < 0:
-        out[:cells] = row[-cells:]
+        out[..., :cells] = row[..., -cells:]
     else:
-        out[:] = row
+        out[...] = row
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,26 +14,120 @@ from parfocal.policies.focus.response import Response
 
 # No microscope is out of focus by a metre, nor sure of it to a picometre; also what is NaN fails the comparison.
 _ABSURD_UM = 1e6
+UNTOLD_DOF = 0.75
+"""Blur of less than this much defocus, in depths of field, is not told from none."""
+RESPONSE_NOISE, SIGN_FLOOR = 0.8, 0.05
+LEAST_SHARE, FAR_SCATTER, FAR_FROM_DOF = 0.1, 0.5, 8.0
+LEAST_SPREAD_DOF = 0.1
+"""No network is surer than this, in depths of field."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one frame says: a density per um over the defocus it was taken at.
+    """What one frame says: a number, what it is expected to be at any defocus, and how well that is known.
 
-    Beyond the table the density of its end goes on: a network that says "at least 30 um" does not deny 40.
+    Parameters
+    ----------
+    defocus_um, density : ndarray, shape (n,)
+        Density per um over the defocus; beyond the table that of its end goes on: a network that says "at least
+        30 um" does not deny 40.
+    value, spread : float
+        The number said, and how far off it may be.
+    mean, sd : ndarray, shape (n,), optional
+        What a measured response expects at `defocus_um`; otherwise the number is |defocus| itself, with `spread`.
+    dof_um : float
+        Depth of field.
+    signed : bool
+        Whether the density tells the sides apart.
+    floor : float
+        Chance that the model is simply wrong about a frame (dirt, a passing cell).
+    noise : float
+        Sd of what differs between two looks at the same place, in units of the spread.
     """
 
     defocus_um: Vector
     density: Vector
+    value: float
+    spread: float
+    dof_um: float
+    mean: Vector | None = None
+    sd: Vector | None = None
     signed: bool = False
+    floor: float = 0.02
+    noise: float = 0.2
 
     def __call__(self, defocus_um: Vector) -> Vector:
         """Density at ascending defocus."""
         values: Vector = np.interp(defocus_um, self.defocus_um, self.density)
         return values
 
+    @property
+    def wild(self) -> float:
+        """Density of a number that has nothing to do with the defocus, in units of the spread."""
+        if self.mean is not None and self.sd is not None:
+            return float(np.median(self.sd)) / max(float(np.ptp(self.mean)), 1e-12)
+        return min(1.0, self.spread / float(self.defocus_um[-1]))
 
-def read_look(assessment: Assessment, *, response: Response | None, floor: float, min_certainty: float) -> Look | str:
+    def error(self, defocus_um: Vector) -> Vector:
+        """By how many spreads the number is more than it should be at some defocus."""
+        if self.mean is not None and self.sd is not None:
+            expected = np.interp(defocus_um, self.defocus_um, self.mean)
+            missed: Vector = (self.value - expected) / np.interp(defocus_um, self.defocus_um, self.sd)
+            return missed
+        end = 0.97 * float(self.defocus_um[-1])
+        seen = rounded(np.minimum(np.abs(defocus_um), end), self.dof_um)
+        missed = (self.value - seen) / self._spread_at(defocus_um)
+        return missed
+
+    def _spread_at(self, defocus_um: Vector) -> Vector:
+        spread: Vector = np.hypot(self.spread, LEAST_SHARE * defocus_um)
+        return spread
+
+    def scatter(self, defocus_um: Vector) -> Vector:
+        """Variance of what a smooth bias does not explain: noise and, far from focus, what differs by the look."""
+        if self.mean is not None:
+            # The sd of a measured response is how looks scatter about it: hardly any of it belongs to the field.
+            return np.full(1, RESPONSE_NOISE**2)
+        # Not near the focus: there a frame must not seem the likelier in focus the more often it is looked at.
+        distance = np.maximum(np.abs(defocus_um) - 2.0 * self.dof_um, 0.0)
+        uneven = FAR_SCATTER * distance / (distance + FAR_FROM_DOF * self.dof_um)
+        variance: Vector = self.noise**2 + uneven**2
+        return variance
+
+    def side(self, defocus_um: Vector) -> Vector:
+        """Likelihood of this side of the focus rather than of the other; 1 where there is no sign."""
+        width = np.ones(1) if self.mean is not None else self.spread / self._spread_at(defocus_um)
+        if not self.signed:
+            return width
+        here = np.interp(defocus_um, self.defocus_um, self.density)
+        there = np.interp(-defocus_um, self.defocus_um, self.density)
+        told = 2.0 * here / np.maximum(here + there, 1e-300)
+        # A sign, too, may be that of a field that misleads.
+        share: Vector = width * ((1.0 - SIGN_FLOOR) * told + SIGN_FLOOR)
+        return share
+
+
+def rounded(distance_um: Vector, dof_um: float) -> Vector:
+    """|defocus| as a model says it that knows no more than is to be seen.
+
+    Within `UNTOLD_DOF` there is no blur to be seen, and the best that can be said is half of it; beyond, the number
+    soon becomes |defocus| itself.
+    """
+    untold = UNTOLD_DOF * dof_um
+    ratio = (distance_um / untold) ** 4
+    result: Vector = untold * ((1.0 + ratio * ratio) ** 0.125 - 0.5 / (1.0 + ratio))
+    return result
+
+
+def read_look(
+    assessment: Assessment,
+    *,
+    response: Response | None,
+    floor: float,
+    min_certainty: float,
+    dof_um: float,
+    noise: float = 0.2,
+) -> Look | str:
     """Read an assessment; the answer is a reason in words if nothing can be learned from it.
 
     Parameters
@@ -43,9 +137,11 @@ def read_look(assessment: Assessment, *, response: Response | None, floor: float
     response : Response, optional
         A measured response: the likelihood then comes from the assessment's value through it.
     floor : float
-        Chance that the model is simply wrong about a frame (dirt, a passing cell): a flat share of the density.
+        Chance that the model is simply wrong about a frame (dirt, a passing cell).
     min_certainty : float
         Below this ``detail["certainty"]`` the frame counts as doubtful.
+    dof_um : float
+        Depth of field.
     """
     if assessment.abstained:
         return assessment.reason or f"{assessment.model} abstained"
@@ -53,18 +149,15 @@ def read_look(assessment: Assessment, *, response: Response | None, floor: float
     if certainty is not None and not certainty >= min_certainty:
         return f"{assessment.model} is uncertain (certainty {certainty:.2f}, at least {min_certainty:.2f} needed)"
     if response is not None:
-        look = _from_response(assessment, response)
+        look = _from_response(assessment, response, dof_um)
     elif assessment.distribution is not None:
-        look = _from_distribution(assessment.model, assessment.distribution)
+        look = _from_distribution(assessment.model, assessment.distribution, dof_um)
     else:
-        look = _from_value(assessment)
-    if isinstance(look, str):
-        return look
-    flat = 1.0 / float(look.defocus_um[-1] - look.defocus_um[0])
-    return Look(look.defocus_um, (1.0 - floor) * look.density + floor * flat, look.signed)
+        look = _from_value(assessment, dof_um)
+    return look if isinstance(look, str) else replace(look, floor=floor, noise=noise)
 
 
-def _from_distribution(model: str, distribution: Distribution) -> Look | str:
+def _from_distribution(model: str, distribution: Distribution, dof_um: float) -> Look | str:
     """Masses of uneven cells under a flat prior become a density per um."""
     grid = np.asarray(distribution.defocus_um, dtype=np.float64)
     mass = np.asarray(distribution.probability, dtype=np.float64)
@@ -83,10 +176,24 @@ def _from_distribution(model: str, distribution: Distribution) -> Look | str:
     density = mass / widths / total if total > 1e-12 else mass
     if not 1e-12 < total < _ABSURD_UM or not np.isfinite(density).all():
         return f"{model} gave a distribution without any probability"
-    return Look(grid, density, distribution.signed)
+    value, spread = _folded(grid, mass / total)
+    spread = max(spread, LEAST_SPREAD_DOF * dof_um)
+    return Look(grid, density, value, spread, dof_um, signed=distribution.signed)
 
 
-def _from_value(assessment: Assessment) -> Look | str:
+def _folded(grid: Vector, mass: Vector) -> tuple[float, float]:
+    """Median of |defocus|, and half the width of its middle 68 %."""
+    distance = np.abs(grid)
+    order = np.argsort(distance, kind="stable")
+    at = distance[order]
+    # Masses lie in cells about their places: what is below the first place is not nothing.
+    edges = np.concatenate([[0.0], 0.5 * (at[1:] + at[:-1]), at[-1:]])
+    share = np.concatenate([[0.0], np.cumsum(mass[order])])
+    lower, middle, upper = np.interp([0.16, 0.5, 0.84], share, edges)
+    return float(middle), 0.5 * float(upper - lower)
+
+
+def _from_value(assessment: Assessment, dof_um: float) -> Look | str:
     """Make do without a distribution: a Gaussian in the magnitude, on both sides."""
     if assessment.detail.get("in_um") == 0.0:
         return f"{assessment.model} says pixels of blur, not um: it needs the optics, or the policy a calibration"
@@ -96,15 +203,17 @@ def _from_value(assessment: Assessment) -> Look | str:
     reach = value + 8.0 * sd
     grid = np.linspace(-reach, reach, 801)
     density = np.exp(-0.5 * ((np.abs(grid) - value) / sd) ** 2)
-    return Look(grid, density / max(float(np.trapezoid(density, grid)), 1e-300))
+    density /= max(float(np.trapezoid(density, grid)), 1e-300)
+    return Look(grid, density, value, max(sd, LEAST_SPREAD_DOF * dof_um), dof_um)
 
 
-def _from_response(assessment: Assessment, response: Response) -> Look | str:
+def _from_response(assessment: Assessment, response: Response, dof_um: float) -> Look | str:
     value = response.observable(assessment)
     if not math.isfinite(value):
         return f"{assessment.model} gave no usable {response.source!r} ({value:g})"
     density = response.likelihood(value, response.observed_sign(assessment))
-    return Look(response.defocus_um, density, response.signed)
+    grid, mean, sd = response.defocus_um, response.mean, response.sd
+    return Look(grid, density, value, 1.0, dof_um, mean, sd, response.signed)
 
 
 class Novelty:

@@ -14,7 +14,7 @@ from parfocal.policies.focus.response import Response
 
 # How far beyond the next frame staying in the field is looked after.
 _AHEAD_S = (0.0, 10.0)
-_HORIZON_MIN = 0.5
+_HORIZON_MIN = 1.0
 # The less sure of the field, the more a look's information is worth: nats to probability.
 _WORTH_OF_NAT = 2.0
 

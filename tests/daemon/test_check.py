@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from parfocal.daemon.check import checked as looked_at
 from parfocal.daemon.check import problems_of
 
 GOOD = """
@@ -60,3 +61,15 @@ def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:
     problems = problems_of(tmp_path / "none.yaml")
     assert len(problems) == 1
     assert "none.yaml" in problems[0]
+
+
+def test_a_service_is_said_to_be_without_effect(tmp_path: Path) -> None:
+    (tmp_path / "scope.yaml").write_text(GOOD + "service: {bind: 'tcp://127.0.0.1:5571'}\n")
+    found = looked_at(tmp_path / "scope.yaml")
+    assert found.problems == []
+    (warning,) = found.warnings
+    assert "scope.yaml:5 service: this version has no service" in warning
+    assert "tcp://127.0.0.1:5571" in warning
+    (tmp_path / "scope.yaml").write_text(GOOD)
+    assert looked_at(tmp_path / "scope.yaml").warnings == []
+    assert looked_at(None).warnings == []

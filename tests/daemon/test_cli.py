@@ -115,6 +115,21 @@ def test_check_as_json(invoke: Invoke, tmp_path: Path) -> None:
     assert len(said["problems"]) == 1
 
 
+def test_a_service_is_warned_of_and_keeps_nothing_from_running(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("microscope: {driver: simulated}\nservice: {bind: 'tcp://127.0.0.1:5571'}\n")
+    says = "this version has no service: nothing listens on tcp://127.0.0.1:5571"
+    result = invoke("check", "c.yaml", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert f"warning: c.yaml:2 service: {says}" in result.stderr
+    said = json.loads(invoke("check", "c.yaml", *QUICK, "--json").stdout)
+    assert (said["valid"], len(said["warnings"])) == (True, 1)
+    result = invoke("run", "c.yaml", *QUICK, "--frames", "2")
+    assert result.exit_code == 0, result.output
+    (log,) = (tmp_path / "sessions").glob("*/log.jsonl")
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    assert [record["level"] for record in records if says in record["event"]] == ["warning"]
+
+
 def test_hardware_that_is_not_there_ends_with_4(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("run", *QUICK, "--set=microscope.driver=recorded", "--set=microscope.path=nowhere")
     assert result.exit_code in (3, 4), result.output

@@ -52,11 +52,11 @@ def test_the_dump_is_plain_json_that_loads_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("microscope:\n  drivr: simulated\n", "2 microscope.drivr: unknown key; did you mean driver?"),
-        ("microscope: {driver: x}\nmax_frames: 3\n", "2 max_frames: unknown key; did you mean session.max_frames?"),
+        ("microscope:\n  drivr: simulated\n", "2 microscope.drivr: unknown key; did you mean 'driver'?"),
+        ("microscope: {driver: x}\nmax_frames: 3\n", "2 max_frames: unknown key; did you mean 'session.max_frames'?"),
         ("microscope: {driver: x}\nsession:\n  max_frames: 0\n", "3 session.max_frames: should be greater than"),
         ("microscope: {driver: x}\nsession:\n  max_frames: '9'\n", "(got '9')"),
-        ("microscope: {driver: x}\nsession: {record: decision}\n", "did you mean decisions?"),
+        ("microscope: {driver: x}\nsession: {record: decision}\n", "did you mean 'decisions'?"),
         ("start: {z_um: 0}\n", "1 microscope: required key is missing"),
         ("microscope: {driver: x}\nmicroscope: {driver: y}\n", "the key is given twice (first on line 1)"),
         ("microscope: {driver: x, pixel_um: .nan}\n", "1 microscope.pixel_um: must be a finite number"),
@@ -206,7 +206,7 @@ class TestFacility:
         monkeypatch.setenv("PARFOCAL_FACILITY", str(tmp_path / "gone.yaml"))
         assert "no such facility file" in problems(None)[0]
         monkeypatch.setenv("PARFOCAL_FACILITY", str(write(tmp_path, "limit: {}\n", "f.yaml")))
-        assert "did you mean limits?" in problems(None)[0]
+        assert "did you mean 'limits'?" in problems(None)[0]
 
     def test_the_machines_own_file_cannot_be_replaced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         own = write(tmp_path, "limits: {z_um: {upper: 30}}\n", "own.yaml")

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from parfocal.daemon.config_models import Limit
-from parfocal.daemon.dose import DoseLedger
 from parfocal.daemon.guard import BeamLease, Guard, GuardState, Refusal, SafetyTripError, resolve_limits
 from parfocal.drivers.base import Parameter
 from parfocal.policies.base import Change, Finish, Hold
@@ -97,10 +96,6 @@ def test_rate_is_the_step_over_the_time_since_the_last_change() -> None:
     guard.commit("z_um", 0.0, 5.0, 0.5)
     assert guard.check(Change({"z_um": 6.0}, ""), state(5.0, time_s=0.55)).refusal is Refusal.RATE
     assert guard.check(Change({"z_um": 6.0}, ""), state(5.0, time_s=0.6)).accepted
-
-
-def test_a_spent_dose_refuses() -> None:
-    assert make().check(Change({"z_um": 1.0}, ""), state(), dose_exhausted=True).refusal is Refusal.DOSE
 
 
 def test_refusals_in_a_row_trip_and_an_accepted_action_forgives() -> None:
@@ -196,17 +191,3 @@ class AnyPolicy(RuleBasedStateMachine):
 
 TestAnyPolicy = AnyPolicy.TestCase
 TestAnyPolicy.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
-
-
-def test_dose_is_power_times_exposure_and_stops_before_it_is_overdrawn() -> None:
-    ledger = DoseLedger(budget=100.0)
-    assert ledger.add({"excitation_power": 2.0, "exposure_ms": 10.0}, 99.0) == 20.0
-    assert ledger.add({"excitation_power_pct": 3.0}, 10.0) == 50.0
-    assert ledger.remaining == 50.0
-    assert not ledger.exhausted
-    ledger.add({"exposure_ms": 30.0}, 99.0)
-    assert ledger.spent == 80.0
-    assert ledger.exhausted  # 80 and another 30 would be more than 100
-    assert ledger.resolve_unit({"z_um": 0}) == "ms"
-    assert DoseLedger().resolve_unit({"excitation_power": 0}) == "power x ms"
-    assert not DoseLedger().exhausted

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +242,115 @@ def test_optics_of_a_configuration() -> None:
 def test_impossible_optics_are_refused(optics: dict[str, float]) -> None:
     with pytest.raises(Exception, match=r"immersion index|positive"):
         PartialOptics(**optics).check("--na")
+
+
+def test_a_hyperstack_of_one_page_is_mapped_and_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = {"axes": "TYX"}
+    tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="minisblack", metadata=metadata, truncate=True)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert len(file.pages) == 1
+    asked: list[Any] = []
+    whole = tifffile.TiffPageSeries.asarray
+
+    def asarray(self: Any, **options: Any) -> Any:
+        asked.append(options)
+        return whole(self, **options)
+
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", asarray)
+    kept = [pixels for _, _, pixels in planes(tmp_path / "a.tif")]
+    assert asked == [{"out": "memmap"}]
+    assert len(kept) == 3
+    assert all(np.array_equal(pixels, page) for pixels, page in zip(kept, STACK, strict=True))
+    assert not any(isinstance(pixels, np.memmap) for pixels in kept)
+
+
+@pytest.mark.parametrize("ending", ["ome.tif", "tif", "png", "ome.zarr"])
+def test_how_many_planes_a_file_holds_is_known_from_the_first(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "ome.zarr":
+        write_zarr(path, STACK)
+    elif ending == "png":
+        Image.fromarray(STACK[0]).save(path)
+    else:
+        tifffile.imwrite(path, STACK, photometric="minisblack", metadata={"axes": "ZYX"})
+    found = list(iter_planes(path))
+    assert [plane.planes for plane in found] == [len(found)] * len(found)
+
+
+def png_of_bits(path: Path, bits: int, kind: int, channels: int = 1) -> None:
+    """A PNG that the library at hand cannot write: 8 rows of 32 columns."""
+    rows = b"".join(
+        b"\x00" + bytes((row * 7 + at) % 256 for at in range(32 * bits * channels // 8)) for row in range(32)
+    )
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 32, 32, bits, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    body = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "channels", "words"),
+    [
+        (1, 0, 1, "black-and-white"),
+        (2, 0, 1, "2-bit"),
+        (4, 0, 1, "4-bit"),
+        (16, 2, 3, "16 bits a channel"),
+        (8, 4, 2, "partly transparent"),
+        (16, 4, 2, "partly transparent"),
+    ],
+)
+def test_a_png_whose_numbers_the_decoder_would_change_is_refused(
+    tmp_path: Path, bits: int, kind: int, channels: int, words: str
+) -> None:
+    png_of_bits(tmp_path / "a.png", bits, kind, channels)
+    with pytest.raises(ImageFileError, match=words):
+        planes(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(8, np.uint8), (16, np.uint16)])
+def test_a_png_of_8_or_16_bits_keeps_its_type(tmp_path: Path, bits: int, dtype: type) -> None:
+    png_of_bits(tmp_path / "a.png", bits, 0)
+    ((_, _, pixels),) = planes(tmp_path / "a.png")
+    assert pixels.dtype == dtype
+    expected = [(0 * 7 + 1) % 256] if bits == 8 else [2 * 256 + 3]
+    assert int(pixels[0, 1]) == expected[0]
+
+
+def test_an_animation_is_refused(tmp_path: Path) -> None:
+    frames = [Image.fromarray((page % 251).astype(np.uint8)) for page in STACK]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageFileError, match="animation of 3 frames"):
+        planes(tmp_path / "a.png")
+
+
+def test_a_folder_that_may_not_be_listed_is_one_error_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "secret").mkdir()
+    tifffile.imwrite(tmp_path / "a" / "a.tif", STACK[0])
+    listing = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    found = find_images([tmp_path])
+    assert [path.name for path in found] == ["a.tif", "secret"]
+    with pytest.raises(ImageFileError, match="Permission denied"):
+        iter_planes(found[1])
+
+
+def test_the_folder_of_maps_is_not_searched(tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    tifffile.imwrite(tmp_path / "a.tif", STACK[0])
+    Image.fromarray(STACK[0]).save(tmp_path / "maps" / "m.png")
+    assert len(find_images([tmp_path])) == 2
+    assert [path.name for path in find_images([tmp_path], skip=[tmp_path / "maps"])] == ["a.tif"]

@@ -78,11 +78,14 @@ def test_a_camera_that_changed_its_shape_for_good_ends_the_session(make_loop: Lo
 
 
 def test_a_dose_that_is_not_a_number_stops_the_camera(make_loop: LoopMaker) -> None:
-    bench = Bench()
-    bench.values["excitation_power"] = float("nan")
+    def fault(where: str, count: int) -> None:
+        if (where, count) == ("snap", 2):
+            bench.values["excitation_power"] = float("nan")
+
+    bench = Bench(fault=fault)
     loop = make_loop(bench, "session.max_frames=50", "start={}", "limits={dose: {budget: 1000}}", policy=Follow())
     summary = asyncio.run(loop.run())
-    assert (summary.outcome, summary.exit_code, summary.frames) == ("tripped", 5, 1)
+    assert (summary.outcome, summary.exit_code, summary.frames) == ("tripped", 5, 2)
     assert summary.to_json()["dose"] is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
 from parfocal import UsageError, models
+from parfocal.daemon import scorefiles
 from parfocal.daemon.commands.score import row_text
 from parfocal.daemon.fileoptics import PartialOptics
-from parfocal.daemon.imagefiles import find_images
-from parfocal.daemon.overlays import overlay, write_overlay
-from parfocal.daemon.scorefiles import FileScorer, ScoreRow
-from parfocal.models.base import Assessment, ImageError, ModelCard, PatchMap, check_images
+from parfocal.daemon.imagefiles import Plane, find_images
+from parfocal.daemon.scorefiles import FileScorer, ScoreJob, ScoreRow, chunks
+from parfocal.models.base import Assessment, ImageError, ModelCard, PatchMap, WeightsMissingError, check_images
 
 KNOWN = PartialOptics(na=0.75, immersion_index=1.0, emission_um=0.52, pixel_um=0.3)
 
@@ -37,14 +36,22 @@ class FakeModel:
 
     def assess(self, images: NDArray[Any], pixel_um: float) -> list[Assessment]:
         check_images(images)
+        batches.append(len(images))
+        return [self.assess_one(image) for image in images]
+
+    def assess_one(self, image: NDArray[Any]) -> Assessment:
         in_um = float("na" in self.options)
         patches = PatchMap(np.array([[0.0, 5.0]]), np.array([[1.0, 0.0]]), 24, 24)
-        if images.max() == 0:
-            return [Assessment.abstain("defocus", "blank", {"signal": float("nan")})]
-        return [Assessment("defocus", float(images.mean()), 0.5, detail={"in_um": in_um}, patch_map=patches)]
+        if image.max() == BROKEN:
+            raise RuntimeError("out of memory on the device")
+        if image.max() == 0:
+            return Assessment.abstain("defocus", "blank", {"signal": float("nan")})
+        return Assessment("defocus", float(image.mean()), 0.5, detail={"in_um": in_um}, patch_map=patches)
 
 
+BROKEN = 9999
 made: list[FakeModel] = []
+batches: list[int] = []
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +61,7 @@ def fake_defocus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fake_defocus_model", module)
     monkeypatch.setattr(models, "BUILT_IN", {**models.BUILT_IN, "defocus": "fake_defocus_model:make"})
     made.clear()
+    batches.clear()
 
 
 def write(path: Path, *values: int) -> Path:
@@ -66,8 +74,12 @@ def rows(scorer: FileScorer, *paths: Path) -> list[ScoreRow]:
     return list(scorer.rows(find_images(paths)))
 
 
+def scorer_of(*names: str, given: PartialOptics = KNOWN, **more: Any) -> FileScorer:
+    return FileScorer(ScoreJob(names or ("defocus",), given, **more))
+
+
 def test_a_row_a_plane_with_everything_in_it(tmp_path: Path) -> None:
-    found = rows(FileScorer(["defocus"], KNOWN), write(tmp_path / "a.tif", 3, 0))
+    found = rows(scorer_of(), write(tmp_path / "a.tif", 3, 0))
     first, second = (row.to_json() for row in found)
     assert first == {
         "path": str(tmp_path / "a.tif"),
@@ -90,7 +102,7 @@ def test_a_row_a_plane_with_everything_in_it(tmp_path: Path) -> None:
 def test_a_row_a_model(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(90, 4000, (64, 64), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", noise)
-    found = rows(FileScorer(["sharpness", "defocus"], KNOWN), tmp_path / "a.tif")
+    found = rows(scorer_of("sharpness", "defocus"), tmp_path / "a.tif")
     assert [row.model for row in found] == ["sharpness", "defocus"]
     assert not any(row.error for row in found)
 
@@ -102,7 +114,7 @@ def test_what_fails_becomes_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     colour = np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "d.tif", colour, photometric="rgb")
     write(tmp_path / "e.tif", 2)
-    found = rows(FileScorer(["defocus"], KNOWN), tmp_path)
+    found = rows(scorer_of(), tmp_path)
     assert [row.error for row in found] == ["", "ImageFileError", "ImageError", "ImageFileError", ""]
     assert [row.plane for row in found] == [0, None, 0, 0, 0]
     assert "colour" in found[3].assessment.reason
@@ -115,16 +127,15 @@ def test_optics_of_the_file_of_the_person_and_of_the_configuration(tmp_path: Pat
     metadata = {"axes": "YX", "PhysicalSizeX": 0.1, "Channel": {"EmissionWavelength": [600]}}
     image = np.ones((40, 48), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.ome.tif", image, photometric="minisblack", metadata=metadata)
-    scorer = FileScorer(
-        ["defocus"], PartialOptics(na=0.5), PartialOptics(na=0.9, emission_um=0.5, immersion_index=1.33)
-    )
+    fallback = PartialOptics(na=0.9, emission_um=0.5, immersion_index=1.33)
+    scorer = scorer_of(given=PartialOptics(na=0.5), fallback=fallback)
     (row,) = rows(scorer, tmp_path / "a.ome.tif")
     assert row.unit == "um"
     assert made[0].options == pytest.approx({"na": 0.5, "immersion_index": 1.33, "emission_um": 0.6, "pixel_um": 0.1})
 
 
 def test_without_optics_the_value_is_in_pixels_and_that_is_said(tmp_path: Path) -> None:
-    scorer = FileScorer(["defocus"], PartialOptics(na=0.5))
+    scorer = scorer_of(given=PartialOptics(na=0.5))
     (row,) = rows(scorer, write(tmp_path / "a.tif", 1))
     assert row.to_json()["unit"] == "px"
     notes = " ".join(scorer.notes)
@@ -134,7 +145,7 @@ def test_without_optics_the_value_is_in_pixels_and_that_is_said(tmp_path: Path) 
 
 
 def test_an_immersion_objective_is_not_guessed(tmp_path: Path) -> None:
-    scorer = FileScorer(["defocus"], PartialOptics(na=1.2, emission_um=0.5, pixel_um=0.1))
+    scorer = scorer_of(given=PartialOptics(na=1.2, emission_um=0.5, pixel_um=0.1))
     (row,) = rows(scorer, write(tmp_path / "a.tif", 1))
     assert row.unit == "px"
     assert "--immersion-index" in " ".join(scorer.notes)
@@ -142,50 +153,16 @@ def test_an_immersion_objective_is_not_guessed(tmp_path: Path) -> None:
 
 def test_impossible_optics_and_unknown_models_are_refused() -> None:
     with pytest.raises(UsageError, match="positive"):
-        FileScorer(["defocus"], PartialOptics(na=-1))
+        scorer_of(given=PartialOptics(na=-1))
     with pytest.raises(UsageError, match="no objective has NA 2"):
-        FileScorer(["defocus"], PartialOptics(na=2))
+        scorer_of(given=PartialOptics(na=2))
     with pytest.raises(UsageError, match="did you mean 'sharpness'"):
-        FileScorer(["sharpnes"])
+        scorer_of("sharpnes")
 
 
 def test_image_error_is_known() -> None:
     with pytest.raises(ImageError):
         check_images(np.zeros((8, 8)))
-
-
-def test_an_overlay_tells_near_from_far_and_sure_from_unsure() -> None:
-    patches = PatchMap(np.array([[0.0, 5.0], [5.0, np.nan]]), np.array([[1.0, 1.0], [0.2, 0.0]]), 24, 24)
-    picture = overlay(np.full((48, 48), 7, dtype=np.uint16), patches, blur_px=6.0).astype(int)
-    assert picture.shape == (48 + 12, 48, 3)
-    near, far, unsure, none = picture[5, 5], picture[5, 40], picture[40, 5], picture[40, 40]
-    assert near[2] > near[0]
-    assert far[0] > far[2]
-    assert unsure.sum() < far.sum()
-    assert none[0] == none[1] == none[2]
-
-
-def test_maps_are_written_one_a_plane_and_never_over_one_another(tmp_path: Path) -> None:
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        write(tmp_path / folder / "a.tif", 3, 4)
-    found = rows(FileScorer(["defocus"], KNOWN), tmp_path)
-    paths = [write_overlay(row, tmp_path / "maps") for row in found]
-    assert len(set(paths)) == 4
-    with Image.open(str(paths[0])) as image:
-        assert image.size == (48, 52)
-
-
-def test_no_map_where_there_is_none(tmp_path: Path) -> None:
-    (row,) = rows(FileScorer(["defocus"], KNOWN), write(tmp_path / "a.tif", 0))
-    assert write_overlay(row, tmp_path / "maps") is None
-    assert not (tmp_path / "maps").exists()
-
-
-def test_a_folder_for_maps_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    (row,) = rows(FileScorer(["defocus"], KNOWN), write(tmp_path / "a.tif", 3))
-    with pytest.raises(UsageError, match="cannot be written"):
-        write_overlay(row, tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(
@@ -206,11 +183,103 @@ def test_a_line_has_no_more_digits_than_are_known_and_no_sign_that_is_not(
     assert row_text(row) == f"a.tif  0  defocus  {text}"
 
 
-def test_a_wide_map_says_what_its_colours_mean(tmp_path: Path) -> None:
-    patches = PatchMap(np.zeros((1, 2)), np.ones((1, 2)), 48, 160)
-    said = Assessment("defocus", 0.0, 0.1, patch_map=patches)
-    path = write_overlay(ScoreRow(Path("a.tif"), 0, "defocus", said, pixels=np.zeros((48, 320))), tmp_path)
-    assert path is not None
-    with Image.open(path) as image:
-        assert image.size == (320, 48 + 12 + 14)
-        assert np.asarray(image)[60:].max() > 127
+def test_planes_of_equal_shape_go_together_and_keep_their_order(tmp_path: Path) -> None:
+    for index in range(5):
+        shape = (32, 32) if index == 2 else (40, 48)
+        tifffile.imwrite(tmp_path / f"{index}.tif", np.full(shape, index + 1, dtype=np.uint16))
+    found = rows(scorer_of(), tmp_path)
+    assert [row.assessment.value for row in found] == [1, 2, 3, 4, 5]
+    assert sorted(batches) == [1, 4]
+
+
+def test_a_batch_is_no_larger_than_the_model_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.tif", *range(1, 8))
+    monkeypatch.setattr(FakeModel, "batch_pixels", 3 * 40 * 48, raising=False)
+    rows(scorer_of(), tmp_path)
+    assert batches == [3, 3, 1]
+
+
+def test_a_plane_that_breaks_the_model_spoils_no_other_of_its_batch(tmp_path: Path) -> None:
+    write(tmp_path / "a.tif", 1, BROKEN, 3)
+    found = rows(scorer_of(), tmp_path)
+    assert [(row.assessment.value, row.error) for row in found if not row.error] == [(1.0, ""), (3.0, "")]
+    assert found[1].error == "RuntimeError"
+    assert found[1].assessment.reason == "out of memory on the device"
+
+
+def test_a_model_that_answers_for_fewer_planes_is_an_error_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.tif", 1, 2)
+    monkeypatch.setattr(FakeModel, "assess", lambda self, images, pixel_um: [])
+    assert [row.error for row in rows(scorer_of(), tmp_path)] == ["ModelError", "ModelError"]
+
+
+def test_never_more_than_a_few_planes_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = 0
+    most = 0
+
+    class Counted(np.ndarray[Any, Any]):
+        def __del__(self) -> None:
+            nonlocal held
+            held -= 1
+
+    class Lazy:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+        def __call__(self) -> NDArray[Any]:
+            nonlocal held, most
+            held += 1
+            most = max(most, held)
+            return np.full((1024, 1024), self.value, dtype=np.uint16).view(Counted)
+
+    def planes(path: Path) -> Iterator[Plane]:
+        return (Plane(path, index, Lazy(index + 1)) for index in range(40))
+
+    monkeypatch.setattr(scorefiles, "iter_planes", planes)
+    found = [row.assessment.value for row in scorer_of().rows([tmp_path / "a.tif"])]
+    assert found == [float(index + 1) for index in range(40)]
+    assert most <= 8  # three windows of two, and one plane read too many for its window
+
+
+def test_weights_that_are_absent_end_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: FakeModel, options: Mapping[str, Any]) -> None:
+        raise WeightsMissingError("no weights")
+
+    monkeypatch.setattr(FakeModel, "__init__", refuse)
+    with pytest.raises(WeightsMissingError):
+        rows(scorer_of(), write(tmp_path / "a.tif", 1))
+
+
+def test_a_row_names_the_file_as_the_person_did_wherever_it_is(tmp_path: Path) -> None:
+    write(tmp_path / "a.tif", 1)
+    (tmp_path / "b.tif").write_bytes(b"no tiff")
+    given = [Path("x/a.tif"), Path("x/b.tif"), Path("x/c.tif")]
+    places = [tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "c.tif"]
+    scorer = FileScorer(ScoreJob(("defocus",), KNOWN), seen_from="the moon")
+    found = list(scorer.rows(given, places))
+    assert [row.path for row in found] == given
+    assert not any(str(tmp_path) in row.assessment.reason for row in found)
+    assert found[2].assessment.reason == "no such file, as seen from the moon"
+
+
+def test_files_are_cut_into_runs_that_large_ones_and_folders_end(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{index:02}.tif", 1) for index in range(20)]
+    (tmp_path / "z.zarr").mkdir()
+    found = list(chunks([*paths[:3], tmp_path / "z.zarr", *paths[3:], tmp_path / "gone.tif"]))
+    assert [len(chunk) for chunk in found] == [3, 1, 16, 2]
+    assert [path for chunk in found for path in chunk][3] == tmp_path / "z.zarr"
+
+
+def test_maps_come_with_the_rows_where_they_are_wanted(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "a.tif", 3, 0)
+    assert [row.drawn for row in rows(scorer_of(), tmp_path)] == [None] * 4
+    drawn = [row.drawn for row in rows(scorer_of(maps=True), tmp_path)]
+    assert [one is None for one in drawn] == [False, True, False, True]
+    assert drawn[0] is not None
+    assert drawn[2] is not None
+    assert drawn[0].stem != drawn[2].stem
+    assert drawn[0].png != b""

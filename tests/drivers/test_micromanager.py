@@ -308,7 +308,7 @@ def test_initial_properties_and_limits_are_checked() -> None:
     [
         ({}, "system_config"),
         ({"system_config": "a.cfg", "core": object()}, "not both"),
-        ({"system_config": "a.cfg", "exposure": 1}, "did you mean exposure_ms"),
+        ({"system_config": "a.cfg", "exposure": 1}, "did you mean 'exposure_ms'"),
         ({"system_config": "a.cfg", "pixel_um": 0}, "greater than 0"),
         ({"system_config": "a.cfg", "exposure_ms": "long"}, "exposure_ms"),
         ({"system_config": "a.cfg", "z_lower_um": 5, "z_upper_um": 5}, "below"),

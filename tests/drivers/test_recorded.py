@@ -293,7 +293,7 @@ def test_options_are_checked(tmp_path: Path) -> None:
         ({}, "microscope.path"),
         ({"path": "x", "pixel_um": "big"}, "pixel_um"),
         ({"path": "x", "pixel_um": -1}, "greater than 0"),
-        ({"path": "x", "interpolat": "linear"}, "did you mean interpolate"),
+        ({"path": "x", "interpolat": "linear"}, "did you mean 'interpolate'"),
         ({"path": "x", "interpolate": "cubic"}, "cubic"),
     ):
         with pytest.raises(ParameterError, match=message):

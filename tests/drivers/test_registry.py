@@ -55,12 +55,12 @@ def test_every_built_in_factory_exists(driver: str) -> None:
     ("driver", "hint"), [("simulate", "simulated"), ("MicroManager", "micromanager"), ("recordd", "recorded")]
 )
 def test_an_unknown_driver_is_answered_with_the_nearest(driver: str, hint: str) -> None:
-    with pytest.raises(DeviceNotFoundError, match=f"did you mean {hint}"):
+    with pytest.raises(DeviceNotFoundError, match=f"did you mean '{hint}'"):
         make_microscope(driver, {})
 
 
 def test_a_driver_like_none_is_answered_with_all() -> None:
-    with pytest.raises(DeviceNotFoundError, match=r"no driver 'zzz'; Known drivers: micromanager, recorded, simulated"):
+    with pytest.raises(DeviceNotFoundError, match=r"no driver 'zzz'; there are micromanager, recorded, simulated"):
         make_microscope("zzz", {})
 
 

@@ -272,12 +272,12 @@ def test_a_specimen_that_cannot_be_used_is_one_clear_message(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"simulaton": {}}, r"microscope\.simulaton: unknown key; did you mean simulation\?"),
+        ({"simulaton": {}}, r"microscope\.simulaton: unknown key; did you mean 'simulation'\?"),
         (
             {"simulation": {"drift": {"rate_um_min": 1}}},
-            r"simulation\.drift\.rate_um_min: .*did you mean rate_um_per_min\?",
+            r"simulation\.drift\.rate_um_min: .*did you mean 'rate_um_per_min'\?",
         ),
-        ({"simulation": {"specimen": "nuclie"}}, r"simulation\.specimen: .*'nuclie'.*did you mean nuclei\?"),
+        ({"simulation": {"specimen": "nuclie"}}, r"simulation\.specimen: .*'nuclie'.*did you mean 'nuclei'\?"),
         ({"simulation": {"photons": "many"}}, r"simulation\.photons: .*\(got 'many'\)"),
         ({"simulation": {"stage": {"lower_um": 5.0, "upper_um": 1.0}}}, r"simulation\.stage: .*upper_um"),
         ({"simulation": {"start_um": 500.0}}, r"simulation\.start_um: .*-100\.\.100"),

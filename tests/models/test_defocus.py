@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from parfocal.models import make_model
 from parfocal.models.base import Assessment, ImageError, ModelError, WeightsHashError, WeightsMissingError
 from parfocal.models.cards import PACKAGED
 from parfocal.models.defocus import LARGE_PX, DefocusModel
-from parfocal.models.defocus_views import Looker, binned, tiling
+from parfocal.models.defocus_views import Looker, View, binned, tiling
 from parfocal.simulator.optics import Imager, Optics
 from parfocal.simulator.specimens import make_specimen
 
@@ -130,10 +131,10 @@ def test_a_batch_says_what_its_frames_say(model: DefocusModel) -> None:
     assert [one.value for one in batch] == [say(model, image).value for image in images]
 
 
-def test_threads_change_nothing() -> None:
+def test_threads_change_not_a_bit() -> None:
     image = frame("nuclei", 4.0, side=640)
-    one, three = (DefocusModel({**OPTIONS, "threads": count}) for count in (1, 3))
-    assert say(one, image).value == pytest.approx(say(three, image).value, rel=1e-5)
+    one, three = (say(DefocusModel({**OPTIONS, "threads": count}), image) for count in (1, 3))
+    assert (one.value, one.sd, one.detail) == (three.value, three.sd, three.detail)
 
 
 def test_a_large_frame_says_what_its_part_says(model: DefocusModel) -> None:
@@ -197,6 +198,33 @@ def test_binning_is_a_mean_over_blocks() -> None:
     image = np.arange(7 * 9, dtype=np.uint16).reshape(7, 9)
     expected = image[:6, :8].reshape(3, 2, 4, 2).mean(axis=(1, 3))
     np.testing.assert_allclose(binned(image, 2), expected)
+    np.testing.assert_allclose(binned(image, 3), image[:6, :9].reshape(2, 3, 3, 3).mean(axis=(1, 3)))
+    np.testing.assert_array_equal(binned(image, 1), image)
+
+
+@pytest.mark.parametrize("binning", [1, 2, 4])
+def test_a_view_bins_parts_as_it_would_the_whole(binning: int) -> None:
+    image = np.random.default_rng(3).integers(0, 65536, (131, 270), dtype=np.uint16)
+    view, whole = View(image, binning), binned(image, binning)
+    assert view.shape == whole.shape
+    place = (slice(5, 20), slice(7, 60))
+    np.testing.assert_array_equal(view.part(place), whole[place])
+    mean, sd = view.scale()
+    assert mean == pytest.approx(whole.mean(dtype=np.float64))
+    assert sd == pytest.approx(whole.std(dtype=np.float64))
+
+
+def test_the_scale_of_a_large_view_is_that_of_a_quarter_of_its_rows() -> None:
+    image = np.zeros((2 * 1200, 2 * 1000), dtype=np.uint16)
+    image[0::8] = image[1::8] = 4  # rows of the view that are looked at
+    assert View(image, 2).scale() == (4.0, np.float32(1e-6))
+
+
+def test_pixels_of_a_frame_are_left_as_they_are(model: DefocusModel) -> None:
+    image = frame("nuclei", 3.0).astype(np.float32)
+    before = image.copy()
+    say(model, image)
+    np.testing.assert_array_equal(image, before)
 
 
 def test_tiles_cover_every_whole_cell() -> None:
@@ -212,8 +240,18 @@ def test_tiles_cover_every_whole_cell() -> None:
 
 def test_pooling_does_not_mind_where_the_tiles_lie(model: DefocusModel) -> None:
     looker: Looker = model._looker
-    view = binned(frame("nuclei", 3.0, side=512), 1)
+    view = View(frame("nuclei", 3.0, side=512))
     places, _, _ = tiling((512, 512))
     one = model._network.judge(looker.cells(view), model._known(0.325).conditions(1))
     other = model._network.judge(looker.pooled(view, places[::-1]), model._known(0.325).conditions(1))
     np.testing.assert_allclose(one.blur.detach().numpy(), other.blur.detach().numpy(), atol=1e-3)
+
+
+def test_the_callers_threads_are_its_own_and_the_models_do_not_spin(model: DefocusModel) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert model._looker.lead(torch.get_num_threads) == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

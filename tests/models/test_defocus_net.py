@@ -9,6 +9,7 @@ from parfocal.models.defocus_net import (
     BLUR_MAX_PX,
     CELL_PX,
     CONDITIONS,
+    GEOMETRIC_BANDS,
     OCTAVES,
     SPECTRUM_BANDS,
     WINDOW_PX,
@@ -116,16 +117,21 @@ def test_a_wave_lies_in_the_ring_of_its_frequency(cycles: int) -> None:
     wave = torch.cos(2 * torch.pi * cycles / WINDOW_PX * x).expand(1, 1, WINDOW_PX, WINDOW_PX)
     spectrum = RingSpectrum()
     power = spectrum(wave)[0, :, 0, 0]
-    edges = np.concatenate([[0.5], np.geomspace(1.5, 64.0, SPECTRUM_BANDS - 2)])
-    assert int(power.argmax()) == int(np.digitize(cycles, edges)) - 1
+    edges = np.concatenate([[0.5], np.geomspace(1.5, 64.0, GEOMETRIC_BANDS - 2)])
+    assert int(power[:GEOMETRIC_BANDS].argmax()) == int(np.digitize(cycles, edges)) - 1
+    assert int(power[GEOMETRIC_BANDS:].argmax()) == cycles - 1
 
 
-def test_cells_of_one_window_share_its_spectrum_and_other_windows_do_not() -> None:
+def test_a_cell_has_the_mean_of_the_windows_that_cover_it() -> None:
     frame = torch.zeros(1, 1, 256, 256)
     frame[:, :, :128, :128] = images(1, 128, 128)
-    power = RingSpectrum()(frame)
-    assert torch.equal(power[..., 0, 0], power[..., 1, 1])
-    assert torch.allclose(power[..., 2:, :], torch.full_like(power[..., 2:, :], 1e-5))
+    spectrum = RingSpectrum()
+    power = spectrum(frame)
+    windows = [[spectrum(frame[:, :, y : y + 128, x : x + 128])[..., 0, 0] for x in (0, 64, 128)] for y in (0, 64, 128)]
+    assert torch.allclose(power[..., 0, 0], windows[0][0], rtol=1e-4)
+    assert torch.allclose(power[..., 0, 1], 0.5 * (windows[0][0] + windows[0][1]), rtol=1e-4)
+    assert torch.allclose(power[..., 2, 1], 0.25 * sum(windows[y][x] for y in (1, 2) for x in (0, 1)), rtol=1e-4)
+    assert torch.allclose(power[..., 3, :], torch.full_like(power[..., 3, :], 1e-5))
 
 
 def test_octave_energies_find_the_scale() -> None:

@@ -126,10 +126,19 @@ def test_levels_are_of_three_pixels_of_the_unbinned_frame() -> None:
 def test_certainty_at_its_ends() -> None:
     assert posterior(at_bin(20)).certainty() == pytest.approx(1.0)
     # Equal shares of the eleven levels: knows nothing.
-    centres = 0.5 * (edges_px()[1:] + edges_px()[:-1])
-    levels = np.minimum(np.round(centres / 3.0).astype(int), 10)
-    even = 1.0 / np.bincount(levels, minlength=11)[levels]
-    assert posterior(np.log(even)).certainty() == pytest.approx(0.0, abs=1e-9)
+    limits = [0.0, *(3.0 * np.arange(10) + 1.5), BLUR_MAX_PX]
+    even = np.diff(np.interp(edges_px(), limits, np.arange(12) / 11))
+    assert posterior(np.log(even)).certainty() == pytest.approx(0.0, abs=0.01)
+
+
+def test_of_two_blurs_the_level_is_that_of_the_likelier() -> None:
+    blur = np.full(BLUR_BINS, -30.0)
+    near, far = 6, 17
+    blur[near], blur[far] = np.log(0.45), np.log(0.55)
+    told = posterior(blur)
+    centre = 0.5 * (edges_px()[far] + edges_px()[far + 1])
+    assert told.level() == round(centre / 3.0)
+    assert told.levels().sum() == pytest.approx(1.0)
 
 
 def test_temperature_widens_and_floor_leaves_nothing_impossible() -> None:

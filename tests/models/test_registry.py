@@ -27,7 +27,7 @@ def test_an_unknown_name_suggests_the_nearest(name: str, guess: str) -> None:
 
 
 def test_a_name_far_from_all_lists_them() -> None:
-    with pytest.raises(ModelError, match="there are defocus, sharpness"):
+    with pytest.raises(ModelError, match="there are defocus, frc"):
         make_model("zzz")
 
 

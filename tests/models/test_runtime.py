@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,19 @@ def test_openvino_agrees_with_torch(number: int) -> None:
     for output, wanted in zip(runner(patches, condition), plain(patches, condition), strict=True):
         assert torch.allclose(output, wanted, rtol=1e-4, atol=1e-2)
     assert runner.describe()["backend"] == "openvino"
+
+
+@needs_openvino
+def test_openvino_runs_from_several_threads_at_a_time() -> None:
+    runner = Runner(Net(), backend="openvino", precision="float32", chunk=8, threads=1)
+    rng = np.random.default_rng(2)
+    batches = [
+        [torch.from_numpy(rng.random(shape, np.float32)) for shape in ((8, 1, 24, 24), (8, 2))] for _ in range(24)
+    ]
+    wanted = [runner(*batch)[0] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for said, expected in zip(pool.map(lambda batch: runner(*batch)[0], batches), wanted, strict=True):
+            torch.testing.assert_close(said, expected)
 
 
 @needs_openvino

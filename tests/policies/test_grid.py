@@ -8,17 +8,25 @@ import numpy as np
 import pytest
 
 from parfocal.policies.base import PolicyError
+from parfocal.policies.focus.bias import BiasPrior
 from parfocal.policies.focus.grid import Drift, FocusGrid, RateChain, windowed
+from parfocal.policies.focus.likelihood import Look
 
 STILL = Drift(1.0, 0.0, 0.0, 0.0)
+BIAS = BiasPrior(1.36)
+GRID = np.linspace(-40.0, 40.0, 801)
+
+
+def make(lower: float, upper: float, step: float, drift: Drift, rates: int = 21) -> FocusGrid:
+    return FocusGrid(lower, upper, step, drift, BIAS, rates)
 
 
 def at(grid: FocusGrid, z: float, sd: float = 0.3) -> None:
-    grid.update(lambda d: np.exp(-0.5 * (d / sd) ** 2) + 1e-30, z)
+    grid.weigh(np.exp(-0.5 * ((z - grid.z_um) / sd) ** 2) + 1e-30)
 
 
 def test_an_update_is_bayes() -> None:
-    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
+    grid = make(-20.0, 20.0, 0.1, STILL)
     at(grid, 3.0, 1.0)
     at(grid, 4.0, 1.0)
     estimate = grid.estimate(1.0)
@@ -29,14 +37,15 @@ def test_an_update_is_bayes() -> None:
 
 
 def test_the_sign_of_defocus_is_stage_minus_focus() -> None:
-    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
-    grid.update(lambda d: np.exp(-0.5 * (d - 5.0) ** 2) + 1e-30, 2.0)
-    assert grid.estimate(1.0).mean_um == pytest.approx(-3.0, abs=0.01)
+    grid = make(-20.0, 20.0, 0.1, STILL)
+    density = np.exp(-0.5 * (GRID - 5.0) ** 2) + 1e-12
+    grid.update(2.0, Look(GRID, density, 5.0, 1.0, 1.36, signed=True))
+    assert grid.estimate(1.0).mean_um == pytest.approx(-3.0, abs=0.1)
 
 
 @pytest.mark.parametrize("interval_s", [0.1, 1.0, 10.0])
 def test_a_steady_drift_is_learned_and_then_predicted_without_lag(interval_s: float) -> None:
-    grid = FocusGrid(-20.0, 20.0, 0.1, Drift(1.0, 0.02, 0.02, 0.0))
+    grid = make(-20.0, 20.0, 0.1, Drift(1.0, 0.02, 0.02, 0.0))
     for k in range(round(300 / interval_s)):
         if k % max(1, round(5 / interval_s)) == 0:
             at(grid, k * interval_s / 60.0)
@@ -49,7 +58,7 @@ def test_a_steady_drift_is_learned_and_then_predicted_without_lag(interval_s: fl
 
 @pytest.mark.parametrize("interval_s", [0.05, 1.0, 30.0])
 def test_the_random_walk_spreads_as_the_root_of_time_whatever_the_interval(interval_s: float) -> None:
-    grid = FocusGrid(-20.0, 20.0, 0.1, Drift(1e-6, 0.0, 0.5, 0.0))
+    grid = make(-20.0, 20.0, 0.1, Drift(1e-6, 0.0, 0.5, 0.0))
     at(grid, 0.0, 0.1)
     for _ in range(round(120 / interval_s)):
         grid.predict(interval_s)
@@ -67,7 +76,7 @@ def test_rates_keep_their_prior_and_forget_towards_it() -> None:
 
 
 def test_a_pause_of_days_leaves_a_proper_belief() -> None:
-    grid = FocusGrid(-20.0, 20.0, 0.1, Drift(1.0, 0.1, 0.1, 1e-3))
+    grid = make(-20.0, 20.0, 0.1, Drift(1.0, 0.1, 0.1, 1e-3))
     at(grid, 0.0)
     grid.predict(3e5)
     marginal = grid.marginal()
@@ -76,7 +85,7 @@ def test_a_pause_of_days_leaves_a_proper_belief() -> None:
 
 
 def test_looking_ahead_agrees_with_letting_time_pass() -> None:
-    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
+    grid = make(-20.0, 20.0, 0.1, STILL)
     at(grid, 1.0)
     z, share = grid.ahead(1.0, 5.0, 40.0)
     grid.predict(40.0)
@@ -84,7 +93,7 @@ def test_looking_ahead_agrees_with_letting_time_pass() -> None:
 
 
 def test_resizing_keeps_the_belief() -> None:
-    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
+    grid = make(-20.0, 20.0, 0.1, STILL)
     at(grid, 3.0)
     before = grid.estimate(1.0)
     grid.resize(-5.0, 8.0)
@@ -97,7 +106,7 @@ def test_resizing_keeps_the_belief() -> None:
 
 
 def test_excluding_everything_is_refused() -> None:
-    grid = FocusGrid(-20.0, 20.0, 0.1, STILL)
+    grid = make(-20.0, 20.0, 0.1, STILL)
     assert not grid.exclude(50.0, 60.0)
     assert grid.exclude(-1.0, 1.0)
     assert grid.marginal()[np.abs(grid.z_um) > 1.2].sum() == 0.0
@@ -106,19 +115,77 @@ def test_excluding_everything_is_refused() -> None:
 def test_inside_is_the_share_of_a_window_one_depth_of_field_wide() -> None:
     density = np.full(100, 0.01)
     assert windowed(density, 5)[50] == pytest.approx(0.10)
-    grid = FocusGrid(-20.0, 20.0, 0.05, STILL)
+    grid = make(-20.0, 20.0, 0.05, STILL)
     at(grid, 0.0, 0.5)
     assert grid.estimate(1.0).inside == pytest.approx(0.683, abs=0.01)
 
 
 def test_a_checkpoint_is_exact_and_foreign_ones_are_refused() -> None:
-    grid, copy = FocusGrid(-20.0, 20.0, 0.1, STILL), FocusGrid(0.0, 1.0, 0.1, STILL)
+    grid = make(-20.0, 20.0, 0.1, STILL)
     at(grid, 3.0)
     grid.predict(7.0)
     state = json.loads(json.dumps(grid.checkpoint()))
-    copy.restore(state)
-    assert (copy.mass == grid.mass).all()
+    copy = FocusGrid.restored(state, STILL, BIAS)
+    assert (copy.moments == grid.moments).all()
     assert copy.z_um[0] == grid.z_um[0]
-    for broken in ({}, state | {"mass": "AAAA"}, state | {"shape": [3]}, state | {"offsets": [1.0]}):
+    assert copy.step == grid.step
+    for broken in ({}, state | {"moments": "AAAA"}, state | {"shape": [3]}, state | {"offsets": [1.0]}):
         with pytest.raises(PolicyError):
-            copy.restore(broken)
+            FocusGrid.restored(broken, STILL, BIAS)
+
+
+def say(grid: FocusGrid, z: float, value: float, spread: float = 0.5) -> None:
+    grid.update(z, Look(GRID, np.full(len(GRID), 1 / 80), value, spread, 1.36, noise=0.05))
+
+
+def test_the_same_number_on_both_sides_is_worth_more_than_the_number() -> None:
+    """A network that is wrong by three times its spread, everywhere: the middle is where it says the same."""
+    grid = make(-20.0, 20.0, 0.1, STILL, 3)
+    for z in (5.0, 3.5, -0.5, -2.0):
+        say(grid, z, abs(z - 1.5) + 1.5)
+    estimate = grid.estimate(1.36)
+    assert estimate.mean_um == pytest.approx(1.5, abs=0.2)
+    one_sided = make(-20.0, 20.0, 0.1, STILL, 3)
+    for z in (5.0, 4.5, 4.0, 3.5):
+        say(one_sided, z, abs(z - 1.5) + 1.5)
+    assert one_sided.estimate(1.36).sd_um > 2.0 * estimate.sd_um
+
+
+def test_looking_again_at_the_same_place_tells_next_to_nothing() -> None:
+    """The network's error at one place is the same at every look; near the focus that holds for any number of them."""
+    for place in (0.5, 1.5):
+        once, often = (make(-10.0, 10.0, 0.1, STILL, 3) for _ in range(2))
+        say(once, place, 1.0)
+        for _ in range(20):
+            say(often, place, 1.0)
+        ones, many = once.marginal(), often.marginal()
+        assert np.sqrt(many @ (once.z_um - place) ** 2) > 0.6 * np.sqrt(ones @ (once.z_um - place) ** 2)
+
+
+def test_what_is_no_news_changes_nothing() -> None:
+    grid = make(-10.0, 10.0, 0.1, STILL, 3)
+    say(grid, 4.0, 4.0)
+    before = grid.moments.copy()
+    grid.update(4.0, Look(GRID, np.full(len(GRID), 1 / 80), 4.0, 0.5, 1.36), 0.0)
+    np.testing.assert_allclose(grid.moments, before, rtol=1e-5, atol=1e-9)
+
+
+def test_what_is_known_of_a_field_survives_a_knock() -> None:
+    grid = make(-20.0, 20.0, 0.1, STILL, 3)
+    for z in (5.0, 3.5, -0.5, -2.0):
+        say(grid, z, abs(z - 1.5) + 1.5)
+    before = grid.moments[1:].sum(axis=(1, 2))
+    grid.flatten(0.9)
+    np.testing.assert_allclose(grid.moments[1:].sum(axis=(1, 2)), before, rtol=1e-4, atol=1e-4)
+    assert np.ptp(grid.marginal()[20:100]) < 0.01
+
+
+def test_another_grid_holds_the_same_belief() -> None:
+    grid = make(-20.0, 20.0, 0.1, Drift(1.0, 0.02, 0.02, 0.0), 21)
+    at(grid, 3.0)
+    grid.predict(40.0)
+    other = grid.resampled(-5.0, 9.0, 0.17, 5)
+    before, after = grid.estimate(1.36), other.estimate(1.36)
+    assert after.mean_um == pytest.approx(before.mean_um, abs=0.03)
+    assert other.mass.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(other.moments.sum(axis=(1, 2)), grid.moments.sum(axis=(1, 2)), atol=1e-6)

@@ -19,7 +19,7 @@ GRID = np.concatenate([-ROOT[::-1], [0.0], ROOT])
 
 
 def read(assessment: Assessment, floor: float = 0.02) -> Look | str:
-    return read_look(assessment, response=None, floor=floor, min_certainty=0.05)
+    return read_look(assessment, response=None, floor=floor, min_certainty=0.05, dof_um=1.36)
 
 
 def test_masses_of_uneven_cells_become_a_density() -> None:
@@ -35,15 +35,44 @@ def test_the_end_of_the_table_goes_on() -> None:
     look = read(Assessment("defocus", 30.0, 1.0, distribution=Distribution(GRID, mass)))
     assert isinstance(look, Look)
     far, near = look(np.array([0.0, 60.0]))[::-1]
-    assert far > 10 * near > 0.0
+    assert far > 0.1
+    assert near == 0.0
+    # What only says "at least that much" does not deny more.
+    ends, beyond = look.error(np.array([31.0, 60.0]))
+    assert abs(beyond) < 2.0
+    assert abs(ends) < 2.0
 
 
-def test_the_floor_bounds_what_one_look_can_exclude() -> None:
-    mass = np.zeros(len(GRID))
-    mass[10] = 1.0
-    look = read(Assessment("defocus", 1.0, 1.0, distribution=Distribution(GRID, mass)), floor=0.1)
+def test_the_median_is_known_within_the_first_cell() -> None:
+    """A network that is all but sure of the focus still says by how much less it is sure than before."""
+    medians = []
+    for share in (0.99, 0.95, 0.9):
+        mass = np.full(len(GRID), (1 - share) / len(GRID))
+        mass[len(GRID) // 2] += share
+        look = read(Assessment("defocus", 0.0, 1.0, distribution=Distribution(GRID, mass)))
+        assert isinstance(look, Look)
+        medians.append(look.value)
+    assert medians == sorted(set(medians))
+    assert medians[0] < np.abs(GRID[GRID != 0.0]).min()
+
+
+def test_a_look_misses_by_nothing_at_its_own_number_and_by_more_further_off() -> None:
+    look = read(Assessment("defocus", 6.0, 0.5))
     assert isinstance(look, Look)
-    assert look.density.min() == pytest.approx(0.1 / (GRID[-1] - GRID[0]))
+    at, above, below = look.error(np.array([6.0, 4.0, 8.0]))
+    assert abs(at) < 0.1
+    assert above > 2.0
+    assert below < -1.0
+    assert look.error(np.array([-6.0]))[0] == pytest.approx(at)
+    assert look.side(np.array([6.0])) == pytest.approx(look.side(np.array([-6.0])))
+
+
+def test_a_sign_weighs_one_side_more() -> None:
+    mass = np.exp(-0.5 * (np.abs(GRID) - 6.0) ** 2) * np.where(GRID > 0, 0.9, 0.1)
+    look = read(Assessment("defocus", 6.0, 1.0, distribution=Distribution(GRID, mass / mass.sum(), signed=True)))
+    assert isinstance(look, Look)
+    up, down = look.side(np.array([6.0, -6.0]))
+    assert 5.0 * down < up < 9.0 * down
 
 
 def test_a_number_without_a_distribution_lies_on_both_sides() -> None:
@@ -81,7 +110,7 @@ def test_pixels_of_blur_count_through_a_measured_response_only() -> None:
     response = Response.surrogate(1.0, 0.2, 0.1, 40.0)
     said = Assessment("defocus", 12.0, 1.0, detail={"in_um": 0.0})
     assert "pixels" in str(read(said))
-    assert isinstance(read_look(said, response=response, floor=0.02, min_certainty=0.05), Look)
+    assert isinstance(read_look(said, response=response, floor=0.02, min_certainty=0.05, dof_um=1.36), Look)
 
 
 @given(

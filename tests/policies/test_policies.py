@@ -10,7 +10,9 @@ import pytest
 from parfocal.policies import make_policy, policy_names
 from parfocal.policies.base import Hold, Policy, PolicyError, PolicyOptionError
 
-NAMES = ["focus.belief", "focus.oughtafocus", "focus.jaf", "focus.sweep", "focus.hold"]
+NAMES = [
+    "focus.belief", "focus.oughtafocus", "focus.jaf", "focus.sweep", "focus.hold", "focus.quality", "focus.supervised",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

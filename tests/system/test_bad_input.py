@@ -83,7 +83,7 @@ def assert_whole(folder: Path) -> list[dict[str, Any]]:
 CONFIGURATIONS = {
     "syntax": ("microscope: {driver: simulated\nstart: {}\n", "c.yaml:2", "not valid YAML"),
     "duplicate key": ("microscope:\n  driver: simulated\n  driver: recorded\n", "c.yaml:3", "given twice"),
-    "unknown key": ("microscope: {driver: simulated, exposure_sm: 1}\n", "c.yaml:1", "did you mean exposure_ms?"),
+    "unknown key": ("microscope: {driver: simulated, exposure_sm: 1}\n", "c.yaml:1", "did you mean 'exposure_ms'?"),
     "wrong type": ("microscope:\n  driver: simulated\n  exposure_ms: fast\n", "c.yaml:3", "got 'fast'"),
     "not a number": ("microscope: {driver: simulated}\nstart: {z_um: .nan}\n", "c.yaml:2", "finite"),
     "nothing in it": ("", "c.yaml", "microscope"),

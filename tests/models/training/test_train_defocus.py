@@ -59,28 +59,80 @@ def test_another_seed_gives_other_weights(trained: Path, tmp_path: Path) -> None
     assert not torch.equal(weights(trained)["head.0.weight"], weights(tmp_path)["head.0.weight"])
 
 
-def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, chunk_number: int) -> list[int]:
+    """Let a training end before the steps of a chunk, once; the chunks learnt or begun are returned."""
     learn = train_defocus._Job.learn
     seen: list[int] = []
 
     def interrupted(job: Any, buffer: Buffer, number: int) -> dict[str, float]:
         seen.append(number)
-        if len(seen) == 2:
+        if seen.count(chunk_number) == 1 and number == chunk_number:
             raise Interruption
         return learn(job, buffer, number)
 
     monkeypatch.setattr(train_defocus._Job, "learn", interrupted)
+    return seen
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two chunks are held, and the third has taken the place of the first when it is interrupted.
+    recipe = replace(TINY, chunks=5, chunk_examples=2, batch=2)
+    train(recipe, tmp_path / "whole")
+    seen = interrupt_at(monkeypatch, 3)
     with pytest.raises(Interruption):
-        train(TINY, tmp_path)
-    assert not (tmp_path / "weights.safetensors").exists()
-    before = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert before["chunks"] == 1
-    train(TINY, tmp_path)
-    assert seen == [0, 1, 1]  # the first chunk's steps are not done again
-    after = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    steps = {int(state["step"]) for state in after["optimiser"]["state"].values()}
-    assert steps == {2}
-    assert int(after["averaged"]["n_averaged"]) == 2
+        train(recipe, tmp_path / "parts")
+    assert not (tmp_path / "parts" / "weights.safetensors").exists()
+    train(recipe, tmp_path / "parts")
+    assert seen == [0, 1, 2, 3, 3, 4]  # no chunk's steps are done again
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    last = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
+    assert {int(state["step"]) for state in last["optimiser"]["state"].values()} == {5}
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == [
+        "checkpoint.pt",
+        "recipe.json",
+        "weights.safetensors",
+    ]
+
+
+def test_units_are_dropped_after_an_interruption_as_they_would_have_been(tmp_path: Path) -> None:
+    job = train_defocus._Job(TINY, torch.device("cpu"))
+    job.save(tmp_path / "checkpoint.pt", 1)
+    expected = torch.rand(4)
+    torch.rand(1000)
+    job.restore(tmp_path / "checkpoint.pt")
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(TINY, chunks=1)
+    train(recipe, tmp_path)
+    first = weights(tmp_path)
+    seen = interrupt_at(monkeypatch, 0)
+    train(recipe, tmp_path)
+    assert seen == []
+    assert all(torch.equal(first[name], value) for name, value in weights(tmp_path).items())
+
+
+def test_a_checkpoint_that_is_being_written_does_not_cost_the_one_before_it(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = train_defocus._Job(TINY, torch.device("cpu"))
+    assert job.restore(trained / "checkpoint.pt") == 2
+    path = tmp_path / "checkpoint.pt"
+    job.save(path, 2)
+
+    def killed(held: Any, where: Path) -> None:
+        Path(where).write_bytes(b"half of it")
+        raise Interruption
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(Interruption):
+        job.save(path, 3)
+    assert job.restore(path) == 2
 
 
 def test_a_checkpoint_of_another_recipe_is_left_alone(trained: Path) -> None:
@@ -98,6 +150,17 @@ def test_training_goes_on_from_given_weights(trained: Path) -> None:
 
 def chunk(value: float, rows: int = 4) -> dict[str, NDArray[Any]]:
     return {"counts": np.full((rows, 2, 2), value), "blur_px": np.full(rows, value)}
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 2), (0, 7), (4, 7), (5, 8)])
+def test_a_buffer_filled_again_draws_what_the_lost_one_would_have(first: int, last: int) -> None:
+    whole, again = Buffer(3), Buffer(3, first=first)
+    for number in range(last):
+        whole.add(chunk(float(number)))
+    for number in range(first, last):
+        again.add(chunk(float(number)))
+    one, two = (buffer.batch(100, np.random.default_rng(1))["blur_px"] for buffer in (whole, again))
+    np.testing.assert_array_equal(one, two)
 
 
 def test_the_buffer_holds_the_last_chunks_and_keeps_rows_together() -> None:

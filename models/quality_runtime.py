@@ -1,0 +1,129 @@
+"""How a quality network is loaded from its card and run: folded, and in arithmetic that was measured to be safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from parfocal.models.base import ModelCard, ModelError
+from parfocal.models.cards import load_weights, weights_path
+from parfocal.models.folding import fold_batch_norm
+from parfocal.models.quality_labels import LabelScale
+from parfocal.models.quality_net import FoldedPaperNet, PaperQualityNet, QualityOutput, gathered, patches_of
+from parfocal.models.quality_scaling import paper_scale, scale
+from parfocal.models.quality_student import TARGETS, StudentQualityNet, outputs
+from parfocal.models.runtime import Runner
+
+PATCHES_A_CHUNK: Mapping[str, int] = {"float32": 64, "bfloat16": 128}
+"""Patches of the paper's network run at a time, by precision: so many activations stay in the cache."""
+MAX_BFLOAT16_ERROR = 0.05
+"""Root mean square error of scores, in label sd, up to which ``auto`` takes bfloat16 for the paper's network."""
+ARCHITECTURES = {"StudentQualityNet": StudentQualityNet, "PaperQualityNet": PaperQualityNet}
+SCALINGS = {"fixed": scale, "paper": paper_scale}
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a network says of one frame, by target, in z-scores."""
+
+    targets: Mapping[str, QualityOutput]
+
+
+class QualityNetwork:
+    """The network of a card, ready to judge raw frames.
+
+    Parameters
+    ----------
+    card : ModelCard
+    path : Path
+        Where the card lies; its weights lie beside it.
+    options : mapping
+        ``device``, ``backend``, ``precision``, ``threads`` as of `Runner`. A backend of "auto" is torch. A precision of
+        "auto" is float32 for the student (a replay gives the same bits, see docs/decisions); for the paper's network
+        it is bfloat16 where this machine has its arithmetic and the card says that the trained weights bear it.
+
+    Raises
+    ------
+    ModelError
+        A card of no quality network, weights of another architecture, a scaling or labels that are not described.
+    """
+
+    def __init__(self, card: ModelCard, path: Path, options: Mapping[str, Any]) -> None:
+        network = load_network(card, path)
+        self.labels = labels_of(card)
+        self._scaling = SCALINGS[card.input["scaling"]]
+        device = options.get("device") or "auto"
+        backend, precision = options.get("backend") or "auto", options.get("precision") or "auto"
+        self._paper = isinstance(network, PaperQualityNet)
+        if precision == "auto":
+            precision = "bfloat16" if self._paper and bears_bfloat16(card) else "float32"
+        body: nn.Module = FoldedPaperNet(network) if isinstance(network, PaperQualityNet) else fold_batch_norm(network)
+        self._runner = Runner(
+            body, device=device, backend="torch" if backend == "auto" else backend, precision=precision,
+            chunk=PATCHES_A_CHUNK.get(precision, 64) if self._paper else 1, threads=options.get("threads"),
+        )  # fmt: skip
+
+    def describe(self) -> Mapping[str, Any]:
+        """Device, backend, precision, chunk."""
+        return self._runner.describe()
+
+    def judge(self, frames: NDArray[Any]) -> Iterator[Said]:
+        """Judge raw frames (n, h, w), one after the other: the answer does not depend on its neighbours."""
+        for frame in frames:
+            images = self._scaling(frame[None])
+            if self._paper:
+                (target,) = self.labels
+                quality, weight = self._runner.run(patches_of(images))
+                yield Said({target: gathered(quality, weight, images)})
+            else:
+                maps, logits = self._runner.run(images)
+                said = outputs(maps, logits)
+                yield Said({target: said[target] for target in self.labels})
+
+
+def load_network(card: ModelCard, path: Path) -> nn.Module:
+    """The network that a card describes, in evaluation mode; raises `ModelError` where the two do not fit."""
+    if card.architecture not in ARCHITECTURES:
+        raise ModelError(f"{path} describes a {card.architecture!r}, not a {' or '.join(map(repr, ARCHITECTURES))}")
+    if card.input.get("scaling") not in SCALINGS:
+        raise ModelError(f"{path} does not say how frames are scaled: 'input' needs 'scaling', {' or '.join(SCALINGS)}")
+    state = load_weights(card, weights_path(card, path))
+    network: nn.Module = ARCHITECTURES[card.architecture]()
+    try:
+        network.load_state_dict({name: _wide(value) for name, value in state.items()})
+    except RuntimeError as error:
+        problem = str(error).splitlines()[-1].strip()
+        raise ModelError(f"weights of {path} are not those of a {card.architecture}: {problem}") from error
+    return network.eval()
+
+
+def labels_of(card: ModelCard) -> dict[str, LabelScale]:
+    """What the numbers of the card's network mean, in the order of its targets."""
+    held = card.training.get("labels")
+    if not isinstance(held, Mapping) or not held:
+        raise ModelError(f"card {card.name!r} does not say what its network was taught: 'training' needs 'labels'")
+    found = {target: LabelScale.from_json(target, held[target]) for target in TARGETS if target in held}
+    if len(found) != len(held) or (card.architecture == "PaperQualityNet" and len(found) != 1):
+        raise ModelError(f"card {card.name!r}: a {card.architecture} cannot have the targets {', '.join(held)}")
+    return found
+
+
+def bears_bfloat16(card: ModelCard) -> bool:
+    """Whether this machine computes in bfloat16 and the card's weights were measured to bear it."""
+    error = card.measured.get("bfloat16_error_sd")
+    if not isinstance(error, float) or error > MAX_BFLOAT16_ERROR:
+        return False
+    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # older versions do not say
+    capabilities = ask()
+    return torch.cuda.is_available() or any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def _wide(value: Tensor) -> Tensor:
+    """Weights are kept in half precision and used in single."""
+    return value.float() if value.is_floating_point() else value

@@ -1,0 +1,201 @@
+"""The student: a fully convolutional quality network, an order of magnitude cheaper than the paper's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from parfocal.models.cell_moments import CellMoments
+from parfocal.models.quality_net import PATCH_PX, QualityOutput, weighted_mean
+
+TARGETS = ("frc", "mm")
+ARTEFACT_CLASSES = 6
+RINGS = 18
+"""Rings of frequency of a patch's power spectrum, one cycle a patch wide; the last holds the corners."""
+MAX_LOG_WEIGHT = 8.0
+BAND_PX = 64
+"""Rows that are squared at a time: a multiple of every patch's side in a map."""
+_BASIS = 6
+_FILTERS = (16, 24, 40, 64, 96)
+_STATISTICS = 3
+
+
+class StudentQualityNet(nn.Module):
+    """Quality, weight and artefact of frames of any size from 32 px, whole frames at a time.
+
+    Noise, blur and FRC are facts about spectra: each patch of 32 px is described by its power in rings of frequency, by
+    first and second moments of the channels of a convolutional trunk that halves the resolution five times (as in the
+    defocus network), and by its mean and extremes. Vignetting is a fact about the whole frame: embeddings of the
+    patches are pooled against low polynomials of their place, together with the frame's mean spectrum; the context made
+    of that names the artefact and is fed back to the head that judges every patch. A frame's score is the weighted mean
+    of its patches, as in the paper.
+    """
+
+    def __init__(self, width: int = 128, context: int = 64) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        inputs = 1
+        for index, outputs in enumerate(_FILTERS):
+            stage: list[nn.Module] = [*_conv(inputs, outputs, kernel=5 if index == 0 else 3, stride=2)]
+            stages.append(nn.Sequential(*stage, *([_Residual(outputs)] if index >= 2 else [])))
+            inputs = outputs
+        self.stages = nn.ModuleList(stages)
+        self.spectrum = PatchSpectrum()
+        features = 2 * sum(_FILTERS[:-1]) + _FILTERS[-1] + RINGS + _STATISTICS
+        self.embed = nn.Sequential(nn.BatchNorm2d(features), nn.Conv2d(features, width, 1), nn.ReLU(inplace=True))
+        self.summary = nn.Conv2d(width, 48, 1)
+        pooled = 48 * (_BASIS + 1) + RINGS
+        self.frame = nn.Sequential(
+            nn.BatchNorm1d(pooled), nn.Linear(pooled, 128), nn.ReLU(inplace=True),
+            nn.Linear(128, context), nn.ReLU(inplace=True),
+        )  # fmt: skip
+        self.artefact = nn.Linear(context, ARTEFACT_CLASSES)
+        self.told = nn.Linear(context, width)
+        self.local = nn.Conv2d(width, width, 1)
+        self.judge = nn.Conv2d(width, 2 * len(TARGETS), 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (n, 4, rows, columns) and artefact logits (n, 6) of scaled frames (n, 1, h, w).
+
+        The maps are quality of every target of `TARGETS`, then the logarithm of its weight.
+        """
+        rows, columns = images.shape[2] // PATCH_PX, images.shape[3] // PATCH_PX
+        images = images[:, :, : rows * PATCH_PX, : columns * PATCH_PX]
+        power = self.spectrum(images)
+        embedding = self.embed(torch.cat([*self._trunk(images), torch.log(power), *_statistics(images)], dim=1))
+        context = self.frame(self._pooled(embedding, power))
+        hidden = torch.relu(self.local(embedding) + self.told(context)[:, :, None, None])
+        return self.judge(hidden).float(), self.artefact(context).float()
+
+    def outputs(self, images: Tensor) -> dict[str, QualityOutput]:
+        """Judge whole frames (n, 1, h, w): one output a target."""
+        return outputs(*self(images))
+
+    def _trunk(self, images: Tensor) -> list[Tensor]:
+        """Moments of every stage over the patches; of the last, whose pixels are the patches, the values."""
+        x, found = images, []
+        for index, stage in enumerate(self.stages[:-1]):
+            x = stage(x)
+            mean, square = _moments(x, PATCH_PX >> (index + 1))
+            found += [mean, torch.log(square + 1e-4)]
+        return [*found, self.stages[-1](x).float()]
+
+    def _pooled(self, embedding: Tensor, power: Tensor) -> Tensor:
+        """What the frame as a whole is like: moments against place, spread, and mean spectrum (n, pooled)."""
+        summary = self.summary(embedding).float()
+        rows, columns = summary.shape[2:]
+        flat = summary.flatten(2)
+        moments = flat @ _polynomials(rows, columns, flat) / (rows * columns)
+        spread = (flat - flat.mean(dim=2, keepdim=True)).square().mean(dim=2).add(1e-6).sqrt()
+        return torch.cat([moments.flatten(1), spread, torch.log(power.mean(dim=(2, 3)))], dim=1)
+
+
+def outputs(maps: Tensor, logits: Tensor) -> dict[str, QualityOutput]:
+    """Scores of every target from what `StudentQualityNet.forward` gives."""
+    found = {}
+    for index, target in enumerate(TARGETS):
+        quality = maps[:, index]
+        # Exponentials never die, unlike the ReLU of the paper's weight head.
+        weight = torch.exp(maps[:, len(TARGETS) + index].clamp(-MAX_LOG_WEIGHT, MAX_LOG_WEIGHT))
+        score = weighted_mean(quality.flatten(1), weight.flatten(1))
+        found[target] = QualityOutput(score, quality, weight, logits)
+    return found
+
+
+class PatchSpectrum(nn.Module):
+    """Power of every patch in rings of frequency, by two matrix products: any runtime has those."""
+
+    across: Tensor
+    down: Tensor
+    rings: Tensor
+    taper: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        n, half = PATCH_PX, PATCH_PX // 2 + 1
+        turn = 2 * np.pi * np.outer(np.arange(n), np.arange(n)) / n
+        across = np.concatenate([np.cos(turn[:, :half]), -np.sin(turn[:, :half])], axis=1)
+        down = np.block([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        frequency = np.hypot(np.minimum(np.arange(n), n - np.arange(n))[:, None], np.arange(half)[None, :])
+        band = np.minimum(np.round(frequency), RINGS).astype(int).ravel() - 1  # the mean, ring -1, is left out
+        rings = np.zeros((n * half, RINGS))
+        inside = np.flatnonzero(band >= 0)
+        rings[inside, band[inside]] = 1.0
+        hann = np.outer(*[np.hanning(n + 1)[:-1]] * 2)
+        rings /= rings.sum(axis=0) * np.square(hann).sum()
+        for name, values in (("across", across), ("down", down), ("rings", rings), ("taper", hann)):
+            self.register_buffer(name, torch.from_numpy(values.astype(np.float32)), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """From (n, 1, h, w) to (n, RINGS, h // 32, w // 32), in the frame's variance; at least 1e-8."""
+        kind = images.device.type
+        if torch.is_autocast_enabled(kind):
+            # The rounding of bfloat16 would drown what little power a clean image has at high frequencies.
+            with torch.autocast(kind, enabled=False):
+                return self._power(images)
+        return self._power(images)
+
+    def _power(self, images: Tensor) -> Tensor:
+        n, _, height, width = images.shape
+        rows, columns = height // PATCH_PX, width // PATCH_PX
+        patches = images.float().reshape(n, rows, PATCH_PX, columns, PATCH_PX).permute(0, 1, 3, 2, 4)
+        centred = (patches - patches.mean(dim=(3, 4), keepdim=True)) * self.taper
+        half = PATCH_PX // 2 + 1
+        lines = (centred.reshape(-1, PATCH_PX, PATCH_PX) @ self.across).reshape(-1, PATCH_PX, 2, half)
+        spectrum = self.down @ lines.transpose(1, 2).reshape(-1, 2 * PATCH_PX, half)
+        real, imaginary = spectrum[:, :PATCH_PX], spectrum[:, PATCH_PX:]
+        power = (real.square() + imaginary.square()).reshape(-1, PATCH_PX * half) @ self.rings
+        return (power + 1e-8).reshape(n, rows, columns, RINGS).permute(0, 3, 1, 2)
+
+
+class _Residual(nn.Module):
+    """One convolution beside an identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*_conv(channels, channels, kernel=3, stride=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape out as in."""
+        out: Tensor = x + self.body(x)
+        return out
+
+
+def _conv(inputs: int, outputs: int, *, kernel: int, stride: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _moments(x: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Mean and mean square over patches; by operations that any runtime can convert where no gradient is wanted."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        moments: tuple[Tensor, Tensor] = CellMoments.apply(x, side)  # type: ignore[no-untyped-call]
+        return moments
+    mean = functional.avg_pool2d(x.float(), side)
+    if torch.compiler.is_exporting():
+        return mean, functional.avg_pool2d(x.float().square(), side)
+    # A band at a time: the squares of a whole map do not fit the cache, and fetching fresh memory for them costs most.
+    bands = torch.split(x, BAND_PX, dim=2)
+    return mean, torch.cat([functional.avg_pool2d(band.float().square(), side) for band in bands], dim=2)
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, largest and smallest pixel of every patch, each (n, 1, rows, columns)."""
+    n, _, height, width = images.shape
+    cells = images.float().reshape(n, height // PATCH_PX, PATCH_PX, width // PATCH_PX, PATCH_PX)
+    found = (cells.mean(dim=(2, 4)), cells.amax(dim=(2, 4)), cells.amin(dim=(2, 4)))
+    return found[0][:, None], found[1][:, None], found[2][:, None]
+
+
+def _polynomials(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Polynomials to second degree of a patch's place in the frame, -1..1 either way: (rows * columns, 6)."""
+    y = (2 * torch.arange(rows, device=like.device, dtype=like.dtype) + 1) / rows - 1
+    x = (2 * torch.arange(columns, device=like.device, dtype=like.dtype) + 1) / columns - 1
+    y, x = y[:, None].expand(rows, columns), x[None, :].expand(rows, columns)
+    terms = [torch.ones_like(x), x, y, x * x + y * y, x * x - y * y, x * y]
+    return torch.stack([term.flatten() for term in terms], dim=1)

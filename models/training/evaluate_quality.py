@@ -1,0 +1,202 @@
+"""How well a quality model judges: agreement with labels, order of levels, local maps, real bad images, invariance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from parfocal.models.base import Assessment
+from parfocal.models.training.degradations import ARTEFACTS, NOISES, TABLE2_LEVELS, degrade
+from parfocal.models.training.fields import Split, load_fields
+from parfocal.models.training.quality_camera import to_counts
+from parfocal.models.training.quality_data import QualitySource, objects, quality_chunk, spatially_varying
+
+Counts = NDArray[Any]
+Judge = Callable[[Counts], Assessment]
+TARGETS = ("frc", "mm")
+GAINS, OFFSETS = (0.5, 1.0, 2.0), (0.0, 100.0, 500.0)
+CHUNK = 48
+ORDERED = ("blur", "vignetting", *NOISES)
+"""The first two without any noise, as in the paper's Supplementary Table 2; the noises over its Table 1."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of a model's numbers and the label it was taught: `unit` of an assessment and of a label in the same unit."""
+
+    name: str
+
+    def said(self, assessment: Assessment) -> float:
+        """The model's answer in the label's unit; NaN if it abstained."""
+        if assessment.abstained:
+            return float("nan")
+        if self.name == "frc":
+            return float(np.log2(assessment.detail["frc_px"]))
+        return float(assessment.detail["mm"])
+
+    def score(self, assessment: Assessment) -> float:
+        """The same, higher for a better image."""
+        return -self.said(assessment) if self.name == "frc" else self.said(assessment)
+
+
+def held_out(fields: Path | None, *, seed: int, size_px: int = 256, split: Split = "test") -> QualitySource:
+    """Images as the paper's Table 1 has them, of fields and procedural specimens that no training has seen."""
+    return QualitySource(fields, split, 120, size_px=size_px, seed=seed, table1_only=True)
+
+
+def agreement(judge: Judge, source: QualitySource, *, images: int, targets: Sequence[str]) -> dict[str, Any]:
+    """Spearman's correlation with the labels, mean error in label sd, and share of artefacts named rightly.
+
+    Censored labels are bounds, not labels: they are left out, and their share is given.
+    """
+    said: list[Assessment] = []
+    chunks = []
+    for number in range(-(-images // CHUNK)):
+        chunk = quality_chunk(source, number, min(CHUNK, images - number * CHUNK))
+        said += [judge(counts) for counts in chunk["counts"]]
+        chunks.append({name: values for name, values in chunk.items() if name != "counts"})
+    truth = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    found: dict[str, Any] = {"images": len(said), "abstained": float(np.mean([one.abstained for one in said]))}
+    for name in targets:
+        answers = np.asarray([Target(name).said(one) for one in said])
+        use = np.isfinite(answers) & (~truth["frc_censored"] if name == "frc" else True)
+        label = truth[name][use]
+        found[f"{name}_spearman"] = float(stats.spearmanr(answers[use], label).statistic)
+        found[f"{name}_mae_sd"] = float(np.mean(np.abs(answers[use] - label)) / np.std(label))
+        found[f"{name}_used"] = float(np.mean(use))
+    found |= _artefacts(said, truth["artefact"])
+    return found
+
+
+def _artefacts(said: Sequence[Assessment], truth: NDArray[np.int64]) -> dict[str, Any]:
+    """Accuracy and confusion (rows true, columns said) of a model that names the artefact."""
+    named = np.asarray([one.detail.get("artefact", np.nan) for one in said])
+    known = np.isfinite(named)
+    if not known.any():
+        return {}
+    confusion = np.zeros((len(ARTEFACTS), len(ARTEFACTS)), dtype=int)
+    np.add.at(confusion, (truth[known], named[known].astype(int)), 1)
+    return {"artefact_accuracy": float(np.mean(named[known] == truth[known])), "confusion": confusion.tolist()}
+
+
+def order(judge: Judge, source: QualitySource, *, samples: int, targets: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Kendall's tau of each score with the five levels: of the means over all samples, and the median over samples.
+
+    The protocol of the paper's Supplementary Table 2 for blur and vignetting, without noise; for the noises five levels
+    of Table 1. 1: every worse image has the lower score.
+    """
+    scores: dict[tuple[str, str], list[list[float]]] = {(a, t): [] for a in ORDERED for t in targets}
+    rng = np.random.default_rng((source.seed, 3))
+    for clean in objects(source, samples):
+        for artefact in ORDERED:
+            ladder = [
+                judge(to_counts(degrade(clean, artefact, rng, level=level, noise_free=artefact not in NOISES), rng))
+                for level in TABLE2_LEVELS
+            ]
+            for name in targets:
+                scores[artefact, name].append([Target(name).score(one) for one in ladder])
+    return {f"{artefact} {name}": _taus(np.asarray(rows)) for (artefact, name), rows in scores.items()}
+
+
+def _taus(rows: NDArray[np.float64]) -> dict[str, float]:
+    """Rows of scores, a sample each; a sample with an abstention counts as disordered (0), and not in the means."""
+    level = -np.arange(rows.shape[1])
+    whole = np.asarray(np.isfinite(rows).all(axis=1))
+    each = [float(stats.kendalltau(row, level).statistic) if ok else 0.0 for row, ok in zip(rows, whole, strict=True)]
+    grouped = float(stats.kendalltau(rows[whole].mean(axis=0), level).statistic) if whole.any() else 0.0
+    return {"grouped": grouped, "median": float(np.median(np.nan_to_num(each))), "answered": float(np.mean(whole))}
+
+
+def along_rows(judge: Judge, source: QualitySource, *, samples: int) -> dict[str, float]:
+    """Spearman's correlation of a row of patches' mean quality with its place, where images get worse downwards.
+
+    The paper's Supplementary Table 3; median over samples, and sign turned so that 1 is right.
+    """
+    found = {}
+    for kind in ("blur", "noise"):
+        each = []
+        for number in range(samples):
+            counts, _ = spatially_varying(source, kind, number)
+            said = judge(counts).patch_map
+            if said is None:
+                each.append(0.0)
+                continue
+            rows = np.nansum(said.value * said.certainty, axis=1) / np.maximum(np.nansum(said.certainty, axis=1), 1e-9)
+            each.append(-float(np.nan_to_num(stats.spearmanr(rows, np.arange(len(rows))).statistic)))
+        found[kind] = float(np.median(each))
+    return found
+
+
+def invariance(judge: Judge, source: QualitySource, *, images: int, targets: Sequence[str]) -> dict[str, float]:
+    """How far a score moves under the camera's gain and offset, in sd of the labels: mean and 95th percentile."""
+    chunk = quality_chunk(source, 0, images)
+    found = {}
+    moved: dict[str, list[float]] = {name: [] for name in targets}
+    for counts in chunk["counts"]:
+        told = [judge(regained(counts, gain, offset)) for gain in GAINS for offset in OFFSETS]
+        for name in targets:
+            values = np.asarray([Target(name).said(one) for one in told])
+            values = values[np.isfinite(values)]
+            if values.size:
+                moved[name].append(float(np.abs(values - values[len(values) // 2]).max()))
+    for name in targets:
+        sd = float(np.std(chunk[name][~chunk["frc_censored"]]))
+        shift = np.asarray(moved[name]) / sd
+        found[f"{name}_mean"], found[f"{name}_p95"] = float(shift.mean()), float(np.percentile(shift, 95))
+    return found
+
+
+def regained(counts: Counts, gain: float, offset: float) -> NDArray[np.uint16]:
+    """The same light by a camera of another gain and offset, in whole counts; nothing clips below 65535."""
+    room = (65535.0 - 500.0) / (2.0 * max(float(counts.max()), 1.0))
+    return np.round(counts * (gain * min(1.0, room)) + offset).astype(np.uint16)
+
+
+def pairs_below(judge: Judge, clean: Iterable[Counts], bad: Iterable[Counts], target: str) -> dict[str, float]:
+    """Share of pairs of a clean and a bad image in which the bad one has the lower score, or none for want of content.
+
+    A clean image without an answer loses all its pairs.
+    """
+    good = np.asarray([Target(target).score(judge(image)) for image in clean])
+    poor = np.asarray([Target(target).score(judge(image)) for image in bad])
+    below = np.nan_to_num(poor, nan=-np.inf)[None, :] < np.nan_to_num(good, nan=-np.inf)[:, None]
+    return {"clean": len(good), "bad": len(poor), "below": float(below.mean()) if below.size else float("nan")}
+
+
+def real_sets(fields: Path | None, stacks: Path | None) -> dict[str, tuple[list[Counts], list[Counts]]]:
+    """Named pairs of clean and bad real images, of the folders that are there: vignetted, low SNR, far out of focus."""
+    sets: dict[str, tuple[list[Counts], list[Counts]]] = {}
+    focus = stacks / "bbbc006" if stacks else None
+    sharp = read_images(focus / "in_focus") if focus else []
+    if fields is not None:
+        clean = [_as_counts(field.image) for field in load_fields(fields, "test") if field.source != "dsb2018"]
+        for name in ("vignetted", "live_low_snr"):
+            bad = read_images(fields / name)
+            if bad:
+                sets[name] = (clean + sharp, bad)
+    if focus is not None and sharp:
+        sets["far out of focus"] = (sharp, read_images(focus / "z00_far"))
+    return sets
+
+
+def read_images(folder: Path) -> list[Counts]:
+    """All 2-D TIFF images of a folder, by name."""
+    import tifffile
+
+    found = []
+    for path in sorted(folder.glob("*.tif*")):
+        image = np.squeeze(tifffile.imread(path))
+        if image.ndim == 2:
+            found.append(image)
+    return found
+
+
+def _as_counts(image: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """A field that was scaled to about 0..1 when it was read, as counts."""
+    return np.round(np.clip(image, 0.0, 1.6) * 40_000.0).astype(np.uint16)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parfocal.models.quality_labels import LabelScale
+from parfocal.models.quality_net import QualityOutput
+from parfocal.models.training.quality_loss import (
+    ARTEFACT_SHARE,
+    VALUE_SHARE,
+    artefact_loss,
+    deviation,
+    frame_loss,
+    paper_loss,
+)
+
+FRC = LabelScale("frc", "log2_px", 2.0, 0.5)
+MM = LabelScale("mm", "logit", 0.0, 1.0)
+NO = torch.tensor([False])
+
+
+def test_the_papers_loss_is_the_error_of_the_mean_and_the_mean_of_the_errors() -> None:
+    quality, weight = torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0, 1.0]])
+    parts = paper_loss(quality, weight, torch.tensor([1.0]), NO)
+    assert float(parts["whole"]) == pytest.approx(0.5)  # the weighted mean is 0.5
+    assert float(parts["patch"]) == pytest.approx(1.0)
+    assert float(parts["total"]) == pytest.approx(1.5)
+
+
+def test_images_of_a_batch_count_alike() -> None:
+    quality, weight = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.ones(2, 2)
+    parts = paper_loss(quality, weight, torch.tensor([1.0, 1.0]), torch.tensor([False, False]))
+    assert float(parts["whole"]) == pytest.approx(0.5)
+
+
+@given(st.floats(-5, 5), st.floats(-5, 5))
+def test_a_bound_costs_only_what_lies_above_it(said: float, bound: float) -> None:
+    one, two = torch.tensor([said]), torch.tensor([bound])
+    assert float(deviation(one, two, torch.tensor([True]))[0]) == pytest.approx(max(0.0, said - bound), abs=1e-6)
+    assert float(deviation(one, two, NO)[0]) == pytest.approx(abs(said - bound), abs=1e-6)
+
+
+def test_nothing_pulls_at_an_answer_below_its_bound() -> None:
+    quality = torch.tensor([[-1.0, 3.0]], requires_grad=True)
+    parts = paper_loss(quality, torch.ones(1, 2), torch.tensor([2.0]), torch.tensor([True]))
+    parts["total"].backward()  # type: ignore[no-untyped-call]
+    assert quality.grad is not None
+    assert quality.grad.tolist() == [[0.0, 0.5]]  # of the patch above the bound; the mean, 1, is below it
+
+
+def output(score: list[float], patches: list[list[list[float]]]) -> QualityOutput:
+    quality = torch.tensor(patches)
+    return QualityOutput(torch.tensor(score), quality, torch.ones_like(quality))
+
+
+def test_a_frame_of_two_images_has_patch_labels_and_no_score() -> None:
+    out = output([9.0, 1.0], [[[0.0, 2.0]], [[1.0, 1.0]]])
+    label = torch.tensor([[[0.0, 2.0]], [[0.0, 0.0]]])
+    parts = frame_loss(out, label, torch.zeros_like(label, dtype=torch.bool), torch.tensor([False, True]), FRC)
+    assert float(parts["whole"]) == pytest.approx(1.0)  # the second frame's alone
+    assert float(parts["patch"]) == pytest.approx(0.5)
+    assert float(parts["total"]) == pytest.approx(1.5)
+
+
+def test_no_whole_frame_is_no_error() -> None:
+    out = output([9.0], [[[1.0]]])
+    label = torch.zeros(1, 1, 1)
+    parts = frame_loss(out, label, torch.zeros_like(label, dtype=torch.bool), torch.tensor([False]), MM)
+    assert float(parts["whole"]) == 0.0
+    assert math.isfinite(float(parts["total"]))
+
+
+def test_logits_are_compared_as_probabilities_as_well() -> None:
+    out = output([0.0], [[[0.0]]])
+    label = torch.full((1, 1, 1), 2.0)
+    parts = frame_loss(out, label, torch.zeros_like(label, dtype=torch.bool), torch.tensor([True]), MM)
+    extra = VALUE_SHARE * (1 / (1 + math.exp(-2.0)) - 0.5)
+    assert float(parts["total"]) == pytest.approx(4.0 + extra, rel=1e-5)
+
+
+def test_the_artefact_of_a_mixed_frame_is_not_asked_for() -> None:
+    logits = torch.tensor([[9.0, 0.0], [0.0, 0.0]])
+    both = torch.tensor([1, 1])
+    assert float(artefact_loss(logits, both, torch.tensor([False, True]))) == pytest.approx(
+        ARTEFACT_SHARE * math.log(2.0)
+    )
+    assert float(artefact_loss(logits, both, torch.tensor([True, True]))) > 1.0
