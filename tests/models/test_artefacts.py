@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_worse_image_has_a_lower_score(model: MmStyle, artefact: str) -> None:
         for x in levels
     ]
     # Four images: what little the weakest two differ by may be their noise.
-    assert all(worse <= better + 0.03 for better, worse in zip(told, told[1:], strict=False))
+    assert all(worse <= better + 0.03 for better, worse in pairwise(told))
     assert told[2:] == sorted(told[2:], reverse=True)
     assert told[0] > 0.6
     assert told[-1] < 0.2
