@@ -29,6 +29,7 @@ SPECIMENS = (
 )
 NOT_FOUND_FRAMES = 60
 POLICIES = ("focus.belief", "focus.belief+sign", "focus.oughtafocus", "focus.jaf", "focus.sweep")
+SCORES = {"focus.oughtafocus": "edges", "focus.jaf": "jaf", "focus.sweep": "midband"}
 BACKGROUND_PHOTONS, READ_NOISE_ELECTRONS = 5.0, 1.6
 DRIFTS = {
     "steady": {"rate_um_per_min": 1.0},
@@ -99,6 +100,7 @@ def focus(options: argparse.Namespace) -> dict[str, Any]:
         "session, which only shows a living camera, and for belief the one that confirms it there",
         "starts redrawn: fields so dim or sparse that nothing but noise shows so far off focus",
         "belief+sign is told the objective's spherical aberration, which the simulated optics then has",
+        "the baselines look as far as belief does and, as published, never abstain: jaf with coarse steps of 2 um",
         "dose: light spent until the end of the episode, in ms at full power",
     ]
     return {"title": "Frames per focus", "columns": columns, "rows": rows, "notes": notes}
@@ -166,12 +168,18 @@ def _policy_overrides(policy: str) -> list[str]:
         ]  # fmt: skip
     if policy == "focus.belief":
         return ["policy.range_um=34", "scoring.options={defocus: {patch_map: false}}"]
-    models = ["scoring.models=[sharpness]"]
+    # As published they take every score for what it is, also that of a frame without contrast.
+    score = SCORES[policy]
+    options = f"{{sharpness: {{min_contrast: 1.0e-6, metric: {score}, metrics: [{score}]}}}}"
+    models = ["scoring.models=[sharpness]", f"scoring.options={options}"]
+    if policy == "focus.jaf":
+        return [*models, f"policy.coarse_steps={round(reach / 4)}"]
     if policy == "focus.oughtafocus":
         return [*models, f"policy.search_range_um={reach}", "policy.tolerance_um=0.3"]
-    if policy == "focus.sweep":
-        return [*models, f"policy.range_um={reach}", "policy.step_um=1.0"]
-    return models
+    # One look a step, and then the way back: more frames than others get.
+    return [
+        *models, f"policy.range_um={reach / 2}", "policy.step_um=1.0", f"session.max_frames={round(reach) + 20}",
+    ]  # fmt: skip
 
 
 def run_all(episodes: Sequence[Episode], jobs: int) -> Iterable[Outcome]:

@@ -82,17 +82,16 @@ class Posterior:
 
     def levels(self, binning: int = 1) -> FloatArray:
         """Probability of each of the paper's levels, shape (11,); of the unbinned frame if this is of a binned one."""
-        limits = (np.arange(1, LAST_LEVEL + 1) - 0.5) * PIXELS_PER_LEVEL / binning
-        below = np.interp(limits, edges_px(), np.concatenate([[0.0], np.cumsum(self.blur)]))
-        return np.diff(below, prepend=0.0, append=1.0)
+        return _by_level(self.blur, binning)
 
     def level(self, binning: int = 1) -> int:
-        """The median of the likeliest run of three levels, 0..10.
+        """The median of the likeliest run of three levels, 0..10, each as likely as another beforehand.
 
         Where the sign decides between two blurs (spherical aberration), the median of all would lie between them, at
-        neither.
+        neither. What training's prior put into the levels is divided out: the last stands for all that is further, and
+        would take every dim frame for itself.
         """
-        p = self.levels(binning)
+        p = _by_level(self.blur, binning) / _by_level(trained_prior(), binning)
         runs = np.convolve(p, np.ones(3), mode="valid")
         first = int(np.argmax(runs))
         within = np.cumsum(p[first : first + 3])
@@ -124,6 +123,13 @@ class Posterior:
         grid = _centres() / px_per_um
         masses = np.concatenate([(flat * (1 - self.positive))[::-1], flat * self.positive])
         return Distribution(np.concatenate([-grid[::-1], grid]), masses, self.signed)
+
+
+def _by_level(blur: FloatArray, binning: int) -> FloatArray:
+    """Probabilities of the bins, summed by level."""
+    limits = (np.arange(1, LAST_LEVEL + 1) - 0.5) * PIXELS_PER_LEVEL / binning
+    below = np.interp(limits, edges_px(), np.concatenate([[0.0], np.cumsum(blur)]))
+    return np.asarray(np.diff(below, prepend=0.0, append=1.0))
 
 
 @lru_cache(maxsize=1)

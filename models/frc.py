@@ -73,6 +73,7 @@ class Frc:
                 "contrast_threshold": float(held.threshold[index]),
                 "saturated_share": saturated_share(frame, self._saturation_counts),
             }
+            detail["in_um"] = float(known)
             assessments.append(self._one(detail, float(result.sd_px[index]), pixel_um if known else 1.0))
         return assessments
 
@@ -90,8 +91,8 @@ class Frc:
             if detail["censored"]:
                 reason = f"censored at {detail['bound_px']:.2f} px: {reason}"
         else:
-            sd = 0.0 if self._mode == "reference" else sd_px * unit
-            return Assessment(NAME, detail["resolution_px"] * unit, sd, detail=detail)
+            # The reference's procedure has no error of its own: NaN, which is shown as "not known".
+            return Assessment(NAME, detail["resolution_px"] * unit, sd_px * unit, detail=detail)
         return Assessment.abstain(NAME, reason, detail)
 
 

@@ -16,6 +16,8 @@ from parfocal.simulator.zernike import zernike
 FloatImage = NDArray[np.float32]
 PIXELS_PER_LEVEL = 3.0
 """Blur diameter of one defocus level, in pixels (Yang 2018: levels of about 3 px, 0..10 for 3..30 px)."""
+CORE_SHARE = 0.3
+"""Share of the light whose spread is the width of a blur: what a network trained on any aperture tells apart best."""
 V_STEP = 0.75
 RADIAL_V_MAX = 760.0
 """How far the tables of `RadialTransfer` reach, in ``v = 2 pi NA r / lambda``."""
@@ -89,15 +91,15 @@ class Optics:
 
     @property
     def blur_px_per_um(self) -> float:
-        """Diameter in pixels of the uniform disc with the blur's second moment, for one um of defocus.
+        """Diameter in pixels of the even disc with the core of the blur, for one um of defocus.
 
-        A ray at ``sin(theta) = rho NA / n`` lands ``z tan(theta)`` off the axis, so over a uniformly filled pupil the
-        mean square is ``z^2 (-1 - ln(1 - a) / a)``, ``a = (NA / n)^2``, and a uniform disc of diameter d has d^2 / 8.
-        At low aperture this is the paraxial ``2 NA / n``; at high aperture it is far less than the marginal ray's.
+        A ray at ``sin(theta) = rho NA / n`` lands ``z tan(theta)`` off the axis, so a share q of the light of an evenly
+        filled pupil lands within ``z s sqrt(q) / sqrt(1 - q s^2)``, ``s = NA / n``, and an even disc of diameter d
+        holds it within ``sqrt(q) d / 2``; q is `CORE_SHARE`. At low aperture this is the paraxial ``2 NA / n``
+        whatever q; at high aperture it is far less than the marginal ray's, whose wide and dim skirt no image shows.
         """
-        a = (self.na / self.immersion_index) ** 2
-        mean_square = -1.0 - np.log1p(-a) / a
-        return float(np.sqrt(8.0 * mean_square)) / self.pixel_um
+        s = self.na / self.immersion_index
+        return float(2.0 * s / np.sqrt(1.0 - CORE_SHARE * s**2)) / self.pixel_um
 
     def blur_diameter_px(self, defocus_um: float) -> float:
         """Effective diameter of the blur disc, see `blur_px_per_um`."""

@@ -46,7 +46,7 @@ def random_optics(rng: np.random.Generator) -> Optics:
     if rng.random() < 0.12:
         for key in ((2, 2), (2, -2), (3, 1), (3, -1)):
             waves[key] = float(rng.normal(0.0, 0.04))
-    deep = rng.random() < 0.3 and index != 1.33 and na < 1.3
+    deep = rng.random() < 0.3 and na < 1.3
     depth = float(rng.uniform(0.0, 0.25)) * wavelength * index**4 / na**4 * 8 if deep else 0.0
     return Optics(
         na=na, immersion_index=index, emission_um=wavelength, pixel_um=cutoff * wavelength / (2 * na),

@@ -51,7 +51,7 @@ class MixedNoise:
     def on(self, image: FloatImage, rng: np.random.Generator) -> FloatImage:
         """One exposure of an expected image; negative pixels stay."""
         noisy = shot_noise(image, self.shot, rng)
-        noisy += _dark(np.full(image.shape, self.dark, dtype=np.float32), rng)
+        noisy += dark_noise(np.full(image.shape, self.dark, dtype=np.float32), rng)
         noisy += np.float32(np.sqrt(self.readout)) * rng.standard_normal(image.shape, dtype=np.float32)
         return noisy
 
@@ -177,11 +177,11 @@ def vary(clean: FloatImage, kind: Literal["blur", "noise"], rng: np.random.Gener
     row = np.arange(image.shape[0], dtype=np.float32)[:, None]
     if kind == "blur":
         sigma = TABLE3["blur"] * row[:, 0]
-        return np.maximum(MixedNoise().on(_blur_by_row(image, sigma), rng), 0.0), sigma
+        return np.maximum(MixedNoise().on(blur_by_row(image, sigma), rng), 0.0), sigma
     if kind != "noise":
         raise ValueError(f"kind must be 'blur' or 'noise' (got {kind!r})")
     dark, readout, shot = (TABLE3[name] * row for name in NOISES)
-    noisy = _shot_by_row(image, shot, rng) + _dark(np.broadcast_to(dark, image.shape), rng)
+    noisy = shot_by_row(image, shot, rng) + dark_noise(np.broadcast_to(dark, image.shape), rng)
     noisy += np.sqrt(readout) * rng.standard_normal(image.shape, dtype=np.float32)
     return np.maximum(noisy, 0.0), np.sqrt(dark + readout + shot * image.mean())[:, 0]
 
@@ -215,17 +215,19 @@ def shot_noise(image: FloatImage, alpha: float, rng: np.random.Generator) -> Flo
     return np.asarray(scale * draw((image / scale).ravel(), rng).reshape(image.shape), dtype=np.float32)
 
 
-def _dark(mean: FloatImage, rng: np.random.Generator) -> FloatImage:
+def dark_noise(mean: FloatImage, rng: np.random.Generator) -> FloatImage:
+    """Poisson noise of a mean of its own for each pixel, shape (h, w)."""
     return draw(np.ascontiguousarray(mean, dtype=np.float32).ravel(), rng).reshape(mean.shape)
 
 
-def _shot_by_row(image: FloatImage, alpha: FloatImage, rng: np.random.Generator) -> FloatImage:
+def shot_by_row(image: FloatImage, alpha: FloatImage, rng: np.random.Generator) -> FloatImage:
+    """`shot_noise` with an alpha of its own for each row, shape (h, 1); rows of alpha 0 stay as they are."""
     safe = np.maximum(alpha, np.float32(1e-6))
     drawn = safe * draw((image / safe).astype(np.float32).ravel(), rng).reshape(image.shape)
     return np.where(alpha > 0.0, drawn, image)
 
 
-def _blur_by_row(image: FloatImage, sigma_px: NDArray[Any]) -> FloatImage:
+def blur_by_row(image: FloatImage, sigma_px: NDArray[Any]) -> FloatImage:
     """Each row as it is in the image blurred by its own sigma, interpolated between a few blurred images."""
     steps = np.linspace(0.0, float(sigma_px[-1]), _BLUR_STEPS)
     out = np.empty_like(image)

@@ -186,11 +186,9 @@ def best_plane(values: NDArray[Any], defocus_um: tuple[float, ...]) -> int:
 
 def stack_rows(folder: Path, assess_plain: Callable[[Image, float], Assessment]) -> list[dict[str, Any]]:
     """One row a series: distance of the best-scored plane in planes, or an abstention."""
-    import tifffile
-
     rows = []
     for series in read_series(folder):
-        told = [assess_plain(_plane(tifffile.imread(path)), series.pixel_um) for path in series.planes]
+        told = [assess_plain(read_plane(path), series.pixel_um) for path in series.planes]
         values = np.asarray([one.detail.get("blur_px", np.nan) if not one.abstained else np.nan for one in told])
         row: dict[str, Any] = {"series": series.name, "modality": series.modality, "planes": len(values)}
         row["blur_px"] = [round(float(v), 2) for v in values]
@@ -200,8 +198,11 @@ def stack_rows(folder: Path, assess_plain: Callable[[Image, float], Assessment])
     return rows
 
 
-def _plane(array: Image) -> Image:
-    array = np.squeeze(array)
+def read_plane(path: Path) -> Image:
+    """One plane of a series; a coloured one as the mean of its colours."""
+    import tifffile
+
+    array = np.squeeze(tifffile.imread(path))
     if array.ndim == 3 and array.shape[-1] in (3, 4):
         array = array[..., :3].mean(axis=-1)
     return array

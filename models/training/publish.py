@@ -26,6 +26,8 @@ FLOOR = 0.002
 """Share of the prior in every answer, so that nothing is impossible; more would weigh on every standard deviation."""
 SIGNAL_FROM = 0.8
 """Probability of a signal from which one is believed: a good field refused costs a frame, an empty one a move."""
+HALF_WITHIN, MOST_WITHIN = 0.05, 0.03
+"""How far the coverage of the 50 and of the 90 % interval may be off before anything else counts."""
 NEUTRAL = {"temperature": 1.0, "floor": 1e-6, "signal_from": 1e-6}
 OPTICS_DRAWN, SPECIMENS_DRAWN, SIDE_PX = 12, 60, 512
 """How much is drawn to calibrate on, beside real fields: optics, specimens, empty fields; the side of the last two."""
@@ -106,13 +108,15 @@ def _best_temperature(p: NDArray[Any], truth_px: NDArray[Any]) -> float:
     """Temperature with the least gap between stated and found coverage of the 50 and 90 % intervals."""
     from parfocal.models.defocus_posterior import trained_prior
 
-    def gap(temperature: float) -> float:
+    def gap(temperature: float) -> tuple[float, float]:
         scaled = p ** (1.0 / temperature)
         q = (1 - FLOOR) * scaled / scaled.sum(axis=1, keepdims=True) + FLOOR * trained_prior()
         rank = np.abs(_cumulative_at(q, truth_px) - 0.5)
-        return float(abs(np.mean(rank <= 0.25) - 0.5) + 2 * abs(np.mean(rank <= 0.45) - 0.9))
+        half, most = float(np.mean(rank <= 0.25)), float(np.mean(rank <= 0.45))
+        outside = max(abs(half - 0.5) - HALF_WITHIN, 0.0) + max(abs(most - 0.9) - MOST_WITHIN, 0.0)
+        return round(outside, 3), abs(half - 0.5) + 2 * abs(most - 0.9)
 
-    return round(float(min(np.arange(0.5, 2.55, 0.05), key=gap)), 3)
+    return round(float(min(np.arange(0.3, 2.55, 0.05), key=gap)), 3)
 
 
 def _cumulative_at(p: NDArray[Any], truth_px: NDArray[Any]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from parfocal.models.quality_net import PATCH_PX
 from parfocal.models.training.quality_recipe import scaled
 
 Chunk = Mapping[str, NDArray[Any]]
-KEYS = ("counts", "artefact", "frc", "frc_censored", "mm")
+KEYS = ("counts", "artefact", "frc", "frc_censored", "mm", "frc_rows", "frc_rows_censored", "mm_rows")
 VIGNETTING = 5
 """Index of the one artefact that is of a whole frame: no part of such a frame shows it by itself."""
 
@@ -50,7 +50,7 @@ class ImageBuffer:
 class QualityBatch:
     """Scaled frames (n, 1, h, w) and, by target, z-scored labels (n, rows, columns) of the image each patch is from.
 
-    `censored` likewise, boolean; `artefact` (n,); `unmixed` (n,), whether a frame is all of one image.
+    `censored` likewise, boolean; `artefact` (n,); `unmixed` (n,), whether a frame is all of one image and one level.
     """
 
     images: Tensor
@@ -71,28 +71,30 @@ def make_batch(
 ) -> QualityBatch:
     """Scale and turn the images drawn, label their patches, and mix a share of the frames."""
     images = scaled(torch.from_numpy(drawn["counts"]).to(device), scaling)
-    images = _turned(images, int(rng.integers(8)))
-    rows, columns = images.shape[2] // PATCH_PX, images.shape[3] // PATCH_PX
+    columns = images.shape[3] // PATCH_PX
+    symmetry = int(rng.integers(8))
+    images = _turned(images, symmetry)
     n = len(images)
 
     def spread(values: Tensor) -> Tensor:
-        return values.to(device)[:, None, None].expand(n, rows, columns)
+        return _turned(values.to(device)[:, :, None].expand(*values.shape, columns), symmetry)
 
-    known = {target: scale.bounded(*label_of(drawn, target)) for target, scale in labels.items()}
+    known = {target: scale.bounded(*label_of(drawn, target, "_rows")) for target, scale in labels.items()}
     z = {target: spread(values) for target, (values, _) in known.items()}
     censored = {target: spread(bound) for target, (_, bound) in known.items()}
     artefact = torch.from_numpy(drawn["artefact"].astype(np.int64)).to(device)
-    batch = QualityBatch(images, z, censored, artefact, torch.ones(n, dtype=torch.bool, device=device))
+    one = torch.from_numpy(np.ptp(drawn["mm_rows"], axis=1) == 0).to(device)
+    batch = QualityBatch(images, z, censored, artefact, one)
     count = int(rng.binomial(n, mixed)) if n > 1 else 0
     return _mix(batch, count, rng) if count else batch
 
 
-def label_of(chunk: Chunk, target: str) -> tuple[Tensor, Tensor]:
-    """Labels of a target, and which of them are bounds: only FRC has those."""
-    labels = torch.from_numpy(np.asarray(chunk[target]))
+def label_of(chunk: Chunk, target: str, of: str = "") -> tuple[Tensor, Tensor]:
+    """Labels of a target, and which of them are bounds: only FRC has those; `of` "_rows": of each row of patches."""
+    labels = torch.from_numpy(np.asarray(chunk[target + of]))
     if target != "frc":
-        return labels, torch.zeros(len(labels), dtype=torch.bool)
-    return labels, torch.from_numpy(np.asarray(chunk["frc_censored"]).astype(bool))
+        return labels, torch.zeros(labels.shape, dtype=torch.bool)
+    return labels, torch.from_numpy(np.asarray(chunk[f"frc{of}_censored"]).astype(bool))
 
 
 def _mix(batch: QualityBatch, count: int, rng: np.random.Generator) -> QualityBatch:
@@ -119,7 +121,7 @@ def _mix(batch: QualityBatch, count: int, rng: np.random.Generator) -> QualityBa
 
     return QualityBatch(
         torch.where(pixel, images.roll(-1, 0), images), joined(batch.labels), joined(batch.censored), batch.artefact,
-        ~patch.flatten(1).any(dim=1),
+        batch.unmixed & ~patch.flatten(1).any(dim=1),
     )  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def random_patches(images: Tensor, count: int, rng: np.random.Generator) -> Tens
 
 
 def _turned(images: Tensor, symmetry: int) -> Tensor:
-    """One of the eight symmetries of a square; none of the artefacts has a direction."""
+    """One of the eight symmetries of a square, of the last two dimensions; none of the artefacts has a direction."""
     if symmetry >= 4:
-        images = images.flip(3)
-    return torch.rot90(images, symmetry % 4, (2, 3))
+        images = images.flip(-1)
+    return torch.rot90(images, symmetry % 4, (-2, -1))

@@ -26,7 +26,7 @@ def train_quality(argv: Sequence[str]) -> int:
     recipe = QualityRecipe(
         network=options.network, target=_target(options), scaling=options.scaling, mm_form=options.mm_form,
         chunks=options.chunks, chunk_images=options.images, passes=options.passes, batch=options.batch,
-        patches=options.patches, learning_rate=options.learning_rate, mixed=options.mixed,
+        patches=options.patches, learning_rate=options.learning_rate, mixed=options.mixed, graded=options.graded,
         teachers=tuple(map(str, options.teacher)), seed=options.seed, size_px=options.size_px,
         procedural=options.procedural, fields=str(options.fields) if options.fields else None,
         workers=options.workers, threads=options.threads, device=options.device, average=options.average,
@@ -49,13 +49,19 @@ def evaluate_quality(argv: Sequence[str]) -> int:
     parser.add_argument("--fields", type=Path, help="folder of real in-focus fields; without it: procedural ones")
     parser.add_argument("--card", type=Path, action="append", default=[], help="other cards than the packaged ones")
     _add_table_options(parser)
+    parser.add_argument("--figure", type=Path, help="draw quality along the focus series of --stacks into this SVG")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(list(argv))
     _folder("--fields", options.fields)
     _folder("--stacks", options.stacks)
+    if options.figure is not None and options.stacks is None:
+        raise UsageError("--figure draws the focus series of --stacks, which is not given")
+    from parfocal.models.training.quality_series import figure
     from parfocal.models.training.quality_tables import SHIPPED
 
     found, text = _tables([peer_of(card) for card in options.card] or SHIPPED, options)
+    if options.figure is not None:
+        options.figure.write_text(figure(found.get("series", [])), encoding="utf-8")
     sys.stdout.write((json.dumps(found, indent=1) if options.json else text) + "\n")
     return 0
 
@@ -103,6 +109,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--learning-rate", type=float, help="greatest (student 2e-3, the paper's network 1e-4)")
     add("--average", type=float, default=0.995, help="of the moving average of the weights, a step")
     add("--mixed", type=float, default=0.25, help="share of the student's frames made of two")
+    add("--graded", type=float, default=0.25, help="share of its blurred and noisy images that get worse downwards")
     add("--teacher", type=Path, action="append", default=[], help="card of a paper's network to imitate as well")
     add("--mm-form", choices=("logit", "probability"), default="logit")
     add("--scaling", choices=("fixed", "paper"), default="fixed", help="paper: least to greatest pixel, to compare")

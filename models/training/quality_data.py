@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 
 from parfocal.models.artefacts import Classifier, load_classifier
 from parfocal.models.metrics.frc import single_image_frc
+from parfocal.models.quality_net import PATCH_PX
 from parfocal.models.training.degradations import (
     ARTEFACTS,
     MAX_LEVEL,
@@ -45,8 +46,10 @@ from parfocal.models.training.quality_camera import (
     to_counts,
     uneven,
 )
+from parfocal.models.training.quality_graded import GRADABLE, RUNGS, alike_throughout, graded
 
 FloatImage = NDArray[np.float32]
+Labels = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]
 Chunk = dict[str, NDArray[Any]]
 NO_LEVEL = -1.0
 """Level of the class "reference": no artefact."""
@@ -85,6 +88,8 @@ class QualitySource:
     seed : int
     card : Path, optional
         Of the MM-style classifier; the packaged one if absent.
+    graded : float
+        Share of the blurred and the noisy images that get worse from top to bottom.
     table1_only : bool
         Levels of the paper's Table 1 alone, its noise alone, no image free of noise: what its tables are made of.
     """
@@ -96,6 +101,7 @@ class QualitySource:
     seed: int = 0
     card: Path | None = None
     table1_only: bool = False
+    graded: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ class Drawn:
 
     `expected` is free of noise, in the tables' units; `level` as in `degradations.parameter`, `NO_LEVEL` for the
     reference; `blur_px` the sigma of the blur that was added; `noise` the variance of the noise at the mean of the
-    image, in the tables' units, 0 without noise.
+    image, in the tables' units, 0 without noise; `rungs`, of a graded image, what its rows are like, see
+    `quality_graded`.
     """
 
     counts: NDArray[np.uint16]
@@ -115,6 +122,7 @@ class Drawn:
     noise: float
     noise_free: bool
     physical: bool
+    rungs: tuple[FloatImage, ...] = ()
 
 
 class CrispBank(ObjectBank):
@@ -218,8 +226,11 @@ def _light(images: Sequence[FloatImage]) -> FloatImage:
 class QualitySynthesiser:
     """Draws images of one size from a bank of objects; every draw from `rng`."""
 
-    def __init__(self, bank: ObjectBank, *, size_px: int, seed: int, table1_only: bool = False) -> None:
+    def __init__(
+        self, bank: ObjectBank, *, size_px: int, seed: int, table1_only: bool = False, graded: float = 0.0
+    ) -> None:
         self.bank = bank
+        self.graded = graded
         self.size_px = size_px
         self.rng = np.random.default_rng(seed)
         self.table1_only = table1_only
@@ -227,6 +238,8 @@ class QualitySynthesiser:
 
     def draw(self, artefact: str, level: float | None = None) -> Drawn:
         """One image of a class, its level drawn unless given."""
+        if level is None and artefact in GRADABLE and self.graded and self.rng.random() < self.graded:
+            return self._graded(artefact)
         level = self._level(artefact) if level is None else level
         physical = artefact in PHYSICAL and not self.table1_only and self.rng.random() < PHYSICAL_SHARE
         return (self._physical if physical else self._tabled)(artefact, level)
@@ -263,6 +276,18 @@ class QualitySynthesiser:
         return Drawn(
             to_counts(units, rng), image, ARTEFACTS.index(artefact), level, blur, variance, noise_free=noise_free,
             physical=False,
+        )  # fmt: skip
+
+    def _graded(self, artefact: str) -> Drawn:
+        """By the paper's tables, worse and worse from the first row to the last."""
+        rng = self.rng
+        clean = scaled(self.object(self.size_px))
+        clean += np.float32(PEAK * float(rng.uniform(*BACKGROUND_ROOT)) ** 2)
+        found = graded(clean, artefact, rng)
+        counts, *rungs = (to_counts(np.maximum(units, 0.0), rng) for units in (found.units, *found.rungs))
+        return Drawn(
+            counts, found.units, ARTEFACTS.index(artefact), found.level, 0.0, 0.0, noise_free=False, physical=False,
+            rungs=tuple(rung.astype(np.float32) for rung in rungs),
         )  # fmt: skip
 
     def _physical(self, artefact: str, level: float) -> Drawn:
@@ -305,7 +330,8 @@ def quality_chunk(source: QualitySource, number: int, images: int) -> Chunk:
         ``counts`` uint16 (n, size, size); ``artefact`` int64, index in `ARTEFACTS`; ``level`` float32, 0..1 over the
         paper's Table 1, below 0 weaker, above 1 worse, `NO_LEVEL` for the reference; ``frc`` float32, log2 of the
         single-image FRC resolution in px, or of its bound where ``frc_censored``, `COARSEST_PX` at most; ``mm``
-        float32, MM-style probability of the reference; ``blur_px`` float32; ``noise_free`` and ``physical`` bool.
+        float32, MM-style probability of the reference; ``blur_px`` float32; ``noise_free`` and ``physical`` bool;
+        ``frc_rows``, ``frc_rows_censored`` and ``mm_rows`` (n, rows), the same labels for each row of patches.
 
     Notes
     -----
@@ -326,12 +352,25 @@ def quality_chunk(source: QualitySource, number: int, images: int) -> Chunk:
         "blur_px": np.asarray([one.blur_px for one in drawn], dtype=np.float32),
         "noise_free": np.asarray([one.noise_free for one in drawn], dtype=bool),
         "physical": np.asarray([one.physical for one in drawn], dtype=bool),
+        **row_labels(drawn, (frc, censored, mm), source.size_px // PATCH_PX, _classifier(source.card)),
     }
 
 
-def label(
-    drawn: list[Drawn], classifier: Classifier, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+def row_labels(drawn: list[Drawn], whole: Labels, rows: int, classifier: Classifier) -> dict[str, NDArray[Any]]:
+    """Labels of each row of patches: the image's own, or in a graded one those of images that are like that row."""
+    found = alike_throughout(*whole, rows)
+    coarsest = np.float32(np.log2(COARSEST_PX))
+    at = (np.arange(rows) + 0.5) / rows
+    for index, one in enumerate(drawn):
+        if one.rungs:
+            held, bounds, scores = _measure(list(one.rungs), classifier)
+            held = np.minimum(np.where(np.isnan(held), coarsest, held), coarsest)
+            found["frc_rows"][index], found["mm_rows"][index] = np.interp(at, RUNGS, held), np.interp(at, RUNGS, scores)
+            found["frc_rows_censored"][index] = np.interp(at, RUNGS, bounds.astype(np.float32)) > 0.0
+    return found
+
+
+def label(drawn: list[Drawn], classifier: Classifier, rng: np.random.Generator) -> Labels:
     """FRC label (log2 px), whether it is a bound, and MM-style score of each image; see `quality_chunk`."""
     free = np.asarray([one.noise_free for one in drawn])
     noisy = np.asarray([ARTEFACTS[one.artefact] in NOISES for one in drawn])
@@ -387,7 +426,7 @@ def spatially_varying(
 def _synthesiser(source: QualitySource) -> QualitySynthesiser:
     return QualitySynthesiser(
         _bank(source.fields, source.split, source.procedural, source.seed),
-        size_px=source.size_px, seed=source.seed, table1_only=source.table1_only,
+        size_px=source.size_px, seed=source.seed, table1_only=source.table1_only, graded=source.graded,
     )  # fmt: skip
 
 
@@ -399,9 +438,7 @@ def _bank(folder: Path | None, split: Split, procedural: int, seed: int) -> Cris
 _classifier = lru_cache(maxsize=2)(load_classifier)
 
 
-def _measure(
-    images: list[Any], classifier: Classifier | None
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+def _measure(images: list[Any], classifier: Classifier | None) -> Labels:
     """Log2 of the FRC resolution or its bound, whether censored, and the score (NaN without a classifier)."""
     frc, censored, mm = (np.empty(len(images), dtype=kind) for kind in (np.float32, bool, np.float32))
     with torch.inference_mode():

@@ -41,6 +41,8 @@ class QualityRecipe:
         Of one image a step, at random places, for the paper's network (128 in the paper).
     mixed : float
         Share of the student's frames that are made of two, patch by patch labelled: what is learned is local.
+    graded : float
+        Share of the student's blurred and noisy images that get worse from top to bottom, likewise labelled by patch.
     teachers : tuple of str
         Cards of the paper's network whose patches the student imitates besides its labels.
     procedural : int
@@ -65,6 +67,7 @@ class QualityRecipe:
     weight_decay: float = 1e-4
     average: float = 0.995
     mixed: float = 0.25
+    graded: float = 0.25
     teachers: tuple[str, ...] = ()
     teacher_share: float = 0.5
     seed: int = 1
@@ -98,8 +101,9 @@ class QualityRecipe:
             return f"mm_form {self.mm_form!r} is none of {', '.join(FORMS['mm'])}"
         if self.size_px < PATCH_PX or self.size_px % PATCH_PX:
             return f"size_px {self.size_px} is no multiple of {PATCH_PX}"
-        if not 0.0 <= self.mixed <= 1.0:
-            return f"mixed {self.mixed} is no share"
+        for name in ("mixed", "graded"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                return f"{name} {getattr(self, name)} is no share"
         counts = (self.chunks, self.chunk_images, self.patches, self.buffer_chunks, self.label_chunks)
         if min(*counts, self.batch or 1) < 1 or self.passes <= 0:
             return "chunks, images, patches, batch and passes must be positive"

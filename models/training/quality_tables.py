@@ -19,6 +19,7 @@ from parfocal.models.training.evaluate_quality import (
     pairs_below,
     real_sets,
 )
+from parfocal.models.training.quality_series import quality_series
 
 Peers = Mapping[str, tuple[Judge, tuple[str, ...]]]
 """By name: what judges an image, and the targets it answers."""
@@ -48,6 +49,8 @@ def tables(
             for kind, (clean, bad) in sets.items()
             for target in targets
         }
+    if stacks is not None and (stacks / "truth.csv").exists():
+        found["series"] = quality_series(peers, stacks)
     return found
 
 
@@ -61,8 +64,12 @@ def model_peers(networks: Sequence[tuple[str, Mapping[str, Any], tuple[str, ...]
     return {name: (judge_of(options), targets) for name, options, targets in networks}
 
 
-SHIPPED: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = (("student", {"network": "student"}, TARGETS),)
-"""The network that ships, as options of the model `quality`, with the targets it answers."""
+SHIPPED: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = (
+    ("student", {"network": "student"}, TARGETS),
+    ("paper's, FRC", {"network": "paper", "target": "frc"}, ("frc",)),
+    ("paper's, MM-style", {"network": "paper", "target": "mm"}, ("mm",)),
+)
+"""The networks that ship, as options of the model `quality`, with the targets they answer."""
 
 
 def render(found: Mapping[str, Any]) -> str:
@@ -89,6 +96,12 @@ def render(found: Mapping[str, Any]) -> str:
         (name, what, row["clean"], row["bad"], row["below"])
         for name, by_kind in found["real"].items() for what, row in by_kind.items()
     ])  # fmt: skip
+    if "series" in found:
+        lines += ["", "### Quality along focus series", ""]
+        columns = ("series", "score", "planes", "best plane off by", "Spearman with the distance from focus")
+        lines += _table(columns, [
+            (r["series"], r["score"], len(r["quality"]), r["planes_off"], r["spearman"]) for r in found["series"]
+        ])  # fmt: skip
     for name, row in found["agreement"].items():
         if "confusion" in row:
             lines += ["", f"### Artefacts named by the {name}: a row a true class", ""]

@@ -106,6 +106,7 @@ def stream_chunks(
     source = QualitySource(
         fields=Path(recipe.fields) if recipe.fields else None, split=split, procedural=recipe.procedural,
         size_px=recipe.size_px, seed=recipe.seed + SPLITS.index(split),
+        graded=recipe.graded if recipe.network == "student" and split == "train" else 0.0,
     )  # fmt: skip
     workers = recipe.workers if workers is None else workers
     return chunks(source, count=count, images=images, workers=workers, start=start)

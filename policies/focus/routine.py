@@ -218,13 +218,14 @@ class RoutinePolicy:
     def _go(self, target: float, reason: str, run: _Run) -> Action:
         """Move, in steps the stage may take; never outside the limits."""
         o = self.options
-        first = target
+        first, detail = target, self._detail(run)
         if abs(target - self._z_um) > o.max_step_um:
+            detail = detail | {"focused": 0.0}  # half-way is not there, whatever is known of where there is
             first = self._z_um + math.copysign(o.max_step_um * (1.0 - 1e-9), target - self._z_um)
             reason += f", by way of z={first:.2f} um (largest step {o.max_step_um:g} um)"
         if not o.lower_um <= first <= o.upper_um:
-            return Hold(f"z={first:.2f} um lies outside the stage's limits: not moving", self._detail(run))
-        return Change({"z_um": first}, reason, self._detail(run))
+            return Hold(f"z={first:.2f} um lies outside the stage's limits: not moving", detail)
+        return Change({"z_um": first}, reason, detail)
 
     def _detail(self, run: _Run | None) -> dict[str, float]:
         if run is None or run.problem or math.isnan(run.result_um):

@@ -114,12 +114,21 @@ def test_quantiles_and_moments_of_one_bin() -> None:
     assert told.signed_sd_px() == pytest.approx(math.sqrt(((low + high) / 2) ** 2 + (high - low) ** 2 / 12))
 
 
+def test_the_last_level_does_not_take_dim_frames_for_all_that_is_beyond_it() -> None:
+    # Where the network knows nothing it says what training drew, most of it past the last level's border.
+    told = posterior(np.log(trained_prior()))
+    assert told.levels()[10] > 0.3
+    assert told.level() < 10
+
+
 def test_levels_are_of_three_pixels_of_the_unbinned_frame() -> None:
     edges = edges_px()
     for index in range(0, BLUR_BINS, 3):
         told, centre = posterior(at_bin(index)), 0.5 * (edges[index] + edges[index + 1])
         for binning in (1, 2, 4):
-            assert told.level(binning) == min(10, round(binning * centre / 3.0))
+            within = {min(10, round(binning * edge / 3.0)) for edge in (edges[index] + 1e-6, edges[index + 1] - 1e-6)}
+            expected = {min(10, round(binning * centre / 3.0))} if len(within) == 1 else within
+            assert told.level(binning) in expected  # of a bin that straddles two, either
     assert posterior(at_bin(0)).level() == 0
 
 

@@ -109,6 +109,14 @@ def test_routines_find_the_focus_and_finish(
     assert world.step().settings == {}
 
 
+def test_half_way_to_the_focus_is_not_in_focus(arena: ModuleType) -> None:
+    options = LIMITS | {"range_um": 20.0, "step_um": 2.0, "max_step_um": 25.0}
+    world = arena.Arena(make_policy("focus.sweep", options), lambda t: -9.0, z_um=0.0)
+    assert world.until_focused(80)  # from the end of the sweep at 20, 29 um away: two moves
+    assert isinstance(world.action, Finish)
+    assert abs(world.defocus_um) <= 0.5
+
+
 def test_oughtafocus_starts_where_the_stage_is(arena: ModuleType) -> None:
     world = arena.Arena(make_policy("focus.oughtafocus", LIMITS), lambda t: 0.0, z_um=2.0)
     world.step()

@@ -277,9 +277,9 @@ def test_far_out_of_focus_the_blur_is_that_of_rays(optics: Optics, reach_px: flo
     sine = np.sin(np.arctan(2 * radii / reach_px * np.tan(np.arcsin(optics.na))))
     np.testing.assert_allclose(encircled(spread, tuple(radii)), (sine / optics.na) ** 2, atol=atol)
     assert encircled(spread, (0.6 * reach_px,))[0] > 0.96
-    # The effective diameter is that of the disc of even light with the same second moment: d^2 / 8.
-    disc = spread * (radius_px(len(spread)) < 0.6 * reach_px)
-    assert math.sqrt(8) * rms_radius(disc) == pytest.approx(optics.blur_diameter_px(defocus_um), rel=0.06)
+    # The effective diameter is that of the disc of even light which holds 0.3 of it within the same radius.
+    core_px = math.sqrt(0.3) * optics.blur_diameter_px(defocus_um) / 2
+    assert encircled(spread, (core_px,))[0] == pytest.approx(0.3, abs=atol)
 
 
 @pytest.mark.parametrize("optics", [LOW, AIR, DEEP, WATER, OIL, SPHERICAL, Optics(), replace(DEEP, depth_um=80.0)])
@@ -299,13 +299,13 @@ def test_formulas_against_numbers_worked_by_hand() -> None:
     optics = Optics(na=0.5, immersion_index=1.0, emission_um=0.5, pixel_um=0.65)
     assert optics.depth_of_field_um == pytest.approx(0.5 / 0.25 + 0.65 / 0.5)  # 3.3 um
     assert optics.cutoff_per_px == pytest.approx(1.3)
-    # sin = 1/2: mean square radius -1 - 4 ln(3/4) = 0.150728 per um squared, a disc of sqrt(8 * that) = 1.09810 um.
-    assert optics.blur_px_per_um == pytest.approx(1.09810 / 0.65, rel=1e-5)
-    assert optics.blur_diameter_px(-10.0) == pytest.approx(16.8939, abs=1e-3)
+    # sin = 1/2: 0.3 of the light lies within 0.5 sqrt(0.3) / sqrt(1 - 0.075), a disc of 1 / sqrt(0.925) = 1.039750 um.
+    assert optics.blur_px_per_um == pytest.approx(1.039750 / 0.65, rel=1e-5)
+    assert optics.blur_diameter_px(-10.0) == pytest.approx(15.9962, abs=1e-3)
     assert optics.marginal_blur_px(-10.0) == pytest.approx(20 * math.tan(math.radians(30)) / 0.65)
     assert Optics(na=0.01, pixel_um=1.0).blur_px_per_um == pytest.approx(0.02, rel=1e-3)  # paraxial: 2 NA / n
     # Yang 2018's classes: 2 um a level gives 3 px of blur a level, 20 um the last.
-    assert [optics.level(z) for z in (0.0, 0.8, 2.0, -2.0, 10.0, 20.0, 500.0)] == [0, 0, 1, 1, 6, 10, 10]
+    assert [optics.level(z) for z in (0.0, 0.8, 2.0, -2.0, 10.0, 20.0, 500.0)] == [0, 0, 1, 1, 5, 10, 10]
     oil = Optics(na=1.4, immersion_index=1.518, emission_um=0.6, pixel_um=0.1)
     assert oil.depth_of_field_um == pytest.approx(0.6 * 1.518 / 1.96 + 1.518 * 0.1 / 1.4)
     assert oversampling(Optics(na=0.75, emission_um=0.6, pixel_um=0.2)) == 1

@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from parfocal.models.artefacts import ARTEFACTS
 from parfocal.models.quality_labels import LabelScale
-from parfocal.models.training.quality_batches import VIGNETTING, ImageBuffer, QualityBatch, make_batch, random_patches
+from parfocal.models.training.quality_batches import (
+    KEYS,
+    VIGNETTING,
+    ImageBuffer,
+    QualityBatch,
+    make_batch,
+    random_patches,
+)
+from parfocal.models.training.quality_graded import alike_throughout
 from parfocal.models.training.quality_loss import deviation
 
 LABELS = {"frc": LabelScale("frc", "log2_px", 2.0, 0.5), "mm": LabelScale("mm", "probability", 0.5, 0.25)}
@@ -18,7 +26,7 @@ LABELS = {"frc": LabelScale("frc", "log2_px", 2.0, 0.5), "mm": LabelScale("mm", 
 def chunk(values: list[float], side: int = 96, artefact: int = 1) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(4)
     n = len(values)
-    return {
+    made = {
         "counts": rng.poisson(200, (n, side, side)).astype(np.uint16)
         + np.asarray(values, dtype=np.uint16)[:, None, None],
         "artefact": np.full(n, artefact),
@@ -27,6 +35,7 @@ def chunk(values: list[float], side: int = 96, artefact: int = 1) -> dict[str, N
         "mm": np.asarray(values, dtype=np.float32) / 10,
         "level": np.zeros(n),
     }
+    return made | alike_throughout(made["frc"], made["frc_censored"], made["mm"], side // 32)
 
 
 def batch(drawn: dict[str, NDArray[Any]], *, mixed: float, seed: int = 1, scaling: str = "fixed") -> QualityBatch:
@@ -40,7 +49,7 @@ def test_the_buffer_holds_the_last_chunks_and_keeps_rows_together() -> None:
         buffer.add(chunk([float(number)] * (number + 1), side=32))
     drawn = buffer.draw(200, np.random.default_rng(1))
     assert set(drawn["frc"]) == {2.0, 3.0}
-    assert set(drawn) == {"counts", "artefact", "frc", "frc_censored", "mm"}
+    assert set(drawn) == set(KEYS)
     np.testing.assert_allclose(drawn["mm"], drawn["frc"] / 10)
 
 
@@ -57,11 +66,28 @@ def test_whole_frames_have_the_labels_of_their_image_everywhere() -> None:
 
 def test_an_image_without_a_label_pulls_at_nothing() -> None:
     drawn = chunk([1.0, 2.0])
-    drawn["frc"][1] = np.nan
+    drawn["frc_rows"][1] = np.nan
     made = batch(drawn, mixed=0.0)
     assert made.censored["frc"][:, 0, 0].tolist() == [False, True]
     assert float(deviation(torch.tensor(9.0), made.labels["frc"][1, 0, 0], made.censored["frc"][1, 0, 0])) == 0.0
     assert torch.isfinite(made.labels["mm"]).all()
+
+
+def test_labels_of_a_graded_frame_turn_with_it() -> None:
+    drawn = chunk([1.0, 2.0])
+    ladder = np.asarray([0.0, 0.2, 0.4], dtype=np.float32)
+    drawn["counts"][1] = np.repeat(1000 * np.arange(1, 4), 32)[:, None] + drawn["counts"][1]
+    drawn["mm_rows"][1] = ladder
+    seen = set()
+    for seed in range(24):
+        made = batch(drawn, mixed=0.0, seed=seed)
+        assert made.unmixed.tolist() == [True, False]
+        means = made.images[1, 0].reshape(3, 32, 3, 32).mean(dim=(1, 3)).flatten()
+        # Where the frame is brighter its label is higher, whichever way up it lies.
+        assert np.corrcoef(means.numpy(), made.labels["mm"][1].flatten().numpy())[0, 1] > 0.99
+        assert torch.allclose(made.labels["mm"][0], torch.tensor(-1.6))
+        seen.add(tuple(made.labels["mm"][1].flatten().tolist()))
+    assert len(seen) == 4  # up, down, left and right
 
 
 def test_a_mixed_frame_is_of_two_images_patch_by_patch() -> None:

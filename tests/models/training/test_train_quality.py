@@ -17,6 +17,7 @@ from parfocal.models.quality_net import PaperQualityNet
 from parfocal.models.quality_student import StudentQualityNet
 from parfocal.models.training import train_quality
 from parfocal.models.training.quality_batches import ImageBuffer
+from parfocal.models.training.quality_graded import alike_throughout
 from parfocal.models.training.quality_recipe import QualityRecipe
 from parfocal.models.training.train_quality import QualityJob, measured_labels, train
 
@@ -39,7 +40,7 @@ def fake_chunk(seed: int, images: int, side: int = 64) -> dict[str, NDArray[Any]
     shape = (images, side, side)
     scene = 800 * (rng.random(shape) > 0.97)
     noise = rng.normal(0, 1, shape) * (5 + 300 * level)[:, None, None]
-    return {
+    made = {
         "counts": (1000 + scene + noise).clip(0, 65535).astype(np.uint16),
         "artefact": (3 * (level > 0.4)).astype(np.int64),
         "level": level.astype(np.float32),
@@ -47,6 +48,7 @@ def fake_chunk(seed: int, images: int, side: int = 64) -> dict[str, NDArray[Any]
         "frc_censored": level < 0.1,
         "mm": (0.95 - 0.9 * level).astype(np.float32),
     }
+    return made | alike_throughout(made["frc"], made["frc_censored"], made["mm"], side // 32)
 
 
 @pytest.fixture(autouse=True)
