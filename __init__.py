@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Find `parfocal.attach`, which is imported when it is asked for: it needs pymmcore-plus, all else does not."""
+    if name != "attach":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return importlib.import_module("parfocal.daemon.mda.attach").attach
 
 
 class ParfocalError(Exception):

@@ -24,11 +24,16 @@ def run(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="parfocal bench", description=run.__doc__)
     parser.add_argument("what", nargs="?", default="all", help="all, " + ", ".join(_tables()))
     parser.add_argument("--episodes", type=count, default=200, help="episodes for each light level (focus)")
-    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes (focus)")
-    parser.add_argument("--policies", default="", help="comma-separated, of those the focus table compares")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes (focus, sted)")
+    parser.add_argument("--seeds", type=count, default=20, help="samples of each structure and dye (sted)")
+    parser.add_argument("--images", type=count, default=20, help="STED images of each episode (sted)")
+    parser.add_argument("--policies", default="", help="comma-separated, of those the table compares (focus, sted)")
     parser.add_argument("--fields", type=Path, help="folder of real in-focus fields (defocus)")
     parser.add_argument("--stacks", type=Path, help="folder of focus series with a truth.csv (defocus)")
     parser.add_argument("--yang", type=Path, help="weights of the paper's network, retrained (defocus)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each subscribers' measurement (service)")
+    parser.add_argument("--messages", type=count, default=100_000, help="of strangers (service)")
+    parser.add_argument("--events", type=count, default=100, help="of each acquisition (mda)")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(list(argv))
@@ -95,6 +100,9 @@ def _tables() -> dict[str, Callable[[argparse.Namespace], Table]]:
         "defocus": late("bench_defocus", "defocus"),
         "frc": late("bench_quality", "frc"),
         "quality": late("bench_quality", "quality"),
+        "sted": late("bench_sted", "sted"),
+        "service": late("bench_service", "service"),
+        "mda": late("bench_mda", "mda"),
     }
 
 

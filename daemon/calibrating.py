@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from parfocal.daemon.calibrate import SweepScript
     from parfocal.daemon.config import Config
-    from parfocal.daemon.loop import Listener, Loop
+    from parfocal.daemon.loop import Listener, Loop, Onlooker
     from parfocal.daemon.summary import Summary
     from parfocal.models.base import Assessment
 
@@ -58,8 +58,8 @@ def run_calibration(
     script = sweep_script(config, sweep)
     seen = Seen()
 
-    def build(listener: Listener) -> Loop:
-        return build_sweep(config, script, folder, listener, seen)
+    def build(listeners: Sequence[Listener], onlooker: Onlooker | None) -> Loop:
+        return build_sweep(config, script, folder, listeners, seen, onlooker)
 
     presenter = make_presenter(replace(run_facts(config), policy=script.name), as_json=as_json)
 
@@ -88,7 +88,14 @@ class Seen:
     pixel_um: float | None = None
 
 
-def build_sweep(config: Config, script: SweepScript, folder: Path | None, listener: Listener, seen: Seen) -> Loop:
+def build_sweep(
+    config: Config,
+    script: SweepScript,
+    folder: Path | None,
+    listeners: Sequence[Listener],
+    seen: Seen,
+    onlooker: Onlooker | None = None,
+) -> Loop:
     """Make the loop of a sweep: that of a run, with the script where the policy is."""
     from parfocal.daemon import compose
     from parfocal.daemon.decide import Decider
@@ -105,7 +112,8 @@ def build_sweep(config: Config, script: SweepScript, folder: Path | None, listen
         Session.create(config, folder, about=about),
         ending=Ending(max_frames=config.session.max_frames),
         deadlines=compose.deadlines_of(config),
-        listeners=(listener,),
+        listeners=listeners,
+        onlooker=onlooker,
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checked:
-    """What is wrong with a configuration, and what in it will be without effect; one line each."""
+    """What is wrong with a configuration, and what in it should be known before it is used; one line each."""
 
     problems: list[str]
     warnings: list[str]
@@ -34,7 +34,7 @@ def checked(path: Path | None, overrides: Sequence[str] = ()) -> Checked:
         return Checked(list(error.problems), [])
     from parfocal.daemon.compose import check
 
-    missing = list(_missing_files(config))
+    missing = list(_missing_files(config)) + list(_webhook(config))
     return Checked(missing or check(config) or list(_models(config)), warnings_of(config))
 
 
@@ -44,10 +44,16 @@ def problems_of(path: Path | None, overrides: Sequence[str] = ()) -> list[str]:
 
 
 def warnings_of(config: Config) -> list[str]:
-    """Return what a configuration asks for that this version does not do, each as ``file:line key: what``."""
-    if config.service is None:
-        return []
-    return [f"{config.where('service')}: this version has no service: nothing listens on {config.service.bind}"]
+    """Return what is right but should be known, each as ``file:line key: what``: who can reach this microscope."""
+    service, metrics, found = config.service, config.metrics, []
+    if service is not None and service.enabled and not service.local:
+        users = ", ".join(f"{name} ({role})" for name, role in service.allow.items())
+        bind = config.where("service", "bind")
+        found.append(f"{bind}: reachable from other computers ({service.bind}); allowed: {users}")
+    if metrics is not None and not metrics.local:
+        bind = config.where("metrics", "bind")
+        found.append(f"{bind}: metrics can be read from other computers ({metrics.bind}), by anybody")
+    return found
 
 
 def refuse_unusable(config: Config) -> None:
@@ -61,13 +67,15 @@ def refuse_unusable(config: Config) -> None:
         Whatever else keeps them from being made.
     """
     from parfocal.daemon.compose import microscope_for, policy_maker, scorer_for
+    from parfocal.daemon.service.auth import allow_list
 
-    missing = list(_missing_files(config))
+    missing = list(_missing_files(config)) + list(_webhook(config))
     if missing:
         raise ConfigError(missing)
     microscope_for(config)
     scorer_for(config)
     policy_maker(config)
+    allow_list(config)
 
 
 def _models(config: Config) -> Iterator[str]:
@@ -80,6 +88,17 @@ def _models(config: Config) -> Iterator[str]:
         except ParfocalError as error:
             key = ("scoring", "options", spec.name) if spec.name in config.scoring.options else ("scoring", "models")
             yield f"{config.where(*key)}: {error}"
+
+
+def _webhook(config: Config) -> Iterator[str]:
+    """Say why alerts would go nowhere."""
+    if config.alerts is not None:
+        from parfocal.daemon.manners.webhook import webhook_url
+
+        try:
+            webhook_url(config)
+        except ConfigError as error:
+            yield from error.problems
 
 
 def _missing_files(config: Config) -> Iterator[str]:

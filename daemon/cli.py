@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from parfocal import ParfocalError, __version__
-from parfocal.daemon.commands import calibrate, diagnose, run, score, tools
+from parfocal.daemon.commands import calibrate, diagnose, keys, prefer, replay, run, score, talk, tools, web
+from parfocal.daemon.commands import report as report_command
 from parfocal.daemon.errors import Debugging, report
 from parfocal.daemon.signals import leave_on_signal
 
@@ -41,6 +42,19 @@ app.command("check", short_help="Check a configuration.")(diagnose.check)
 app.command("doctor", short_help="Look at this machine and installation.")(diagnose.doctor)
 app.command("score", short_help="Say how far image files are from focus.")(score.score)
 app.command("calibrate", short_help="Measure an objective's response with a short sweep.")(calibrate.calibrate)
+app.command("prefer", short_help="Teach what is wanted of a STED image, by picks.")(prefer.prefer)
+app.command("report", short_help="Write a session as one HTML file.")(report_command.report)
+app.command("replay", short_help="Repeat a session's decisions from its record.")(replay.replay)
+app.command("status", short_help="Say what a running daemon is doing.")(talk.status)
+app.command("watch", short_help="Follow a running daemon frame by frame.")(talk.watch)
+app.command("pause", short_help="Hold a running session.")(talk.pause)
+app.command("resume", short_help="Go on after a pause.")(talk.resume)
+app.command("stop", short_help="End a running session in good order.")(talk.stop)
+app.command("safe", short_help="Make the microscope safe at once.")(talk.safe)
+app.command("set", short_help="Change a limit or the policy of a running session.")(talk.set_)
+app.command("snap", short_help="Take one frame while paused.")(talk.snap)
+app.command("web", short_help="Serve the web page of a running daemon.")(web.web)
+app.add_typer(keys.keys, name="keys", short_help="Make keys for those who may talk to a daemon.")
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command("train", short_help="Train a model, reproducibly.", context_settings=PASS_THROUGH)(tools.train)
 app.command("evaluate", short_help="Print the tables of a model's card.", context_settings=PASS_THROUGH)(tools.evaluate)

@@ -9,11 +9,14 @@ from typing import Any
 
 from parfocal import ParfocalError, UsageError, did_you_mean
 from parfocal.daemon.calibration import read_calibration
+from parfocal.daemon.choice import PolicyChoice
 from parfocal.daemon.config import Config, ConfigError
 from parfocal.daemon.decide import Decider, PolicyMaker, Scoring
-from parfocal.daemon.loop import Listener, Loop
+from parfocal.daemon.loop import Listener, Loop, Onlooker
 from parfocal.daemon.owner import ServingClock
+from parfocal.daemon.service.auth import allow_list
 from parfocal.daemon.session import Session
+from parfocal.daemon.stedterms import sted_options
 from parfocal.daemon.terms import Deadlines, Ending
 from parfocal.drivers import driver_names, make_microscope
 from parfocal.drivers.base import Frame, Microscope, ParameterError
@@ -25,8 +28,11 @@ from parfocal.policies.quality_gate import GatedPolicy, GateTerms
 from parfocal.simulator.clock import Clock
 from parfocal.simulator.optics import Optics
 
-LOOP_KEYS = frozenset({"driver", "frozen_after", "interval_ms"})  # of the microscope section, not the driver's
+# Of the microscope section, not the driver's.
+LOOP_KEYS = frozenset({"driver", "frozen_after", "interval_ms", "on_request"})
 DEADLINE_KEYS = frozenset({"timeout_ms", "timeouts_ms"})
+WITHOUT_DEADLINES = frozenset({"simulated", "simulated_sted", "recorded"})
+BELIEVES = frozenset({"focus.belief", "focus.follow", "focus.supervised"})
 TAKES_OPTICS = frozenset({"defocus"})
 TAKES_RUNTIME = frozenset({"defocus", "quality"})  # models that run on a choice of backends and devices
 OPTICAL_OPTIONS = frozenset(
@@ -43,6 +49,7 @@ def build(
     session_folder: Path | None = None,
     shadow: bool = False,
     listeners: Sequence[Listener] = (),
+    onlooker: Onlooker | None = None,
 ) -> Loop:
     """Make a loop that is ready to `run`.
 
@@ -55,7 +62,7 @@ def build(
         Exactly this folder; it must be empty or not exist. Default: a new one in ``session.folder``.
     shadow : bool
         Decide and record, command nothing.
-    listeners : sequence of callable
+    listeners, onlooker
         See `Loop`.
 
     Raises
@@ -65,19 +72,20 @@ def build(
     ParfocalError
         Whatever else keeps the parts from being made. No folder has been made then.
     """
-    policy = policy_maker(config)
+    choice = PolicyChoice(config, policy_maker)
     scorer = scorer_for(config)
     microscope = microscope_for(config, clock)
     session = Session.create(config, session_folder, about=about(config, microscope, shadow))
-    milliseconds = config.scoring.timeout_ms
     return Loop(
         microscope,
-        Decider(scorer, policy, timeout_s=milliseconds / 1000.0),
+        Decider(scorer, choice, timeout_s=config.scoring.timeout_ms / 1000.0),
         session,
         ending=ending_of(config),
         deadlines=deadlines_of(config),
         shadow=shadow,
         listeners=listeners,
+        onlooker=onlooker,
+        choice=choice,
     )
 
 
@@ -88,7 +96,7 @@ def check(config: Config) -> list[str]:
         _check_driver(config)
     except ConfigError as error:
         return error.problems  # what else there is to say depends on it
-    makers: Sequence[Callable[[Config], object]] = (microscope_for, scorer_for, policy_maker)
+    makers: Sequence[Callable[[Config], object]] = (microscope_for, scorer_for, policy_maker, allow_list)
     for make in makers:
         try:
             make(config)
@@ -119,7 +127,7 @@ def driver_options(config: Config) -> dict[str, Any]:
     """Return what the driver is told of the microscope: the keys that were given, and the objective."""
     section = config.microscope
     given = section.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-    skipped = LOOP_KEYS if section.driver not in ("simulated", "recorded") else LOOP_KEYS | DEADLINE_KEYS
+    skipped = LOOP_KEYS if section.driver not in WITHOUT_DEADLINES else LOOP_KEYS | DEADLINE_KEYS
     options = {key: value for key, value in given.items() if key not in skipped}
     options["objective"] = section.objective.model_dump(mode="json")
     return options
@@ -203,6 +211,8 @@ def scorer_for(config: Config) -> Scoring:
 
 def policy_options(config: Config, pixel_um: float | None = None) -> dict[str, Any]:
     """Return the policy's options: the user's, and from limits and optics what the user did not say."""
+    if config.policy.name.startswith("sted."):
+        return sted_options(config, depth_of_field_um(config, pixel_um))
     options: dict[str, Any] = {}
     limit = config.limits.parameters.get("z_um")
     if limit is not None:
@@ -251,7 +261,7 @@ def policy_maker(config: Config) -> PolicyMaker:
 def _believes(config: Config) -> bool:
     """Whether the policy turns blur into um, for which it takes the optics or a calibration."""
     name, prefer = config.policy.name, config.policy.options.get("prefer")
-    return name in ("focus.belief", "focus.supervised") or (name == "focus.quality" and prefer == "defocus")
+    return name in BELIEVES or (name == "focus.quality" and prefer == "defocus")
 
 
 def _check_scored(config: Config, models: Sequence[str], path: tuple[str, ...]) -> None:
@@ -276,7 +286,11 @@ def deadlines_of(config: Config) -> Deadlines:
     section = config.microscope
     longest_ms = max([section.timeout_ms, *section.timeouts_ms.values()])
     camera_ms = section.timeouts_ms.get("camera", section.timeout_ms)
-    return Deadlines(frame_s=camera_ms / 1000.0, command_s=1.5 * longest_ms / 1000.0)
+    return Deadlines(
+        frame_s=camera_ms / 1000.0,
+        command_s=1.5 * longest_ms / 1000.0,
+        score_s=config.scoring.timeout_ms / 1000.0,
+    )
 
 
 def about(config: Config, microscope: Microscope, shadow: bool) -> dict[str, Any]:

@@ -21,9 +21,12 @@ from parfocal.daemon.config_lines import (
     read_source,
 )
 from parfocal.daemon.config_models import (
+    SECRETS,
+    AlertsSection,
     FacilityConfig,
     Limit,
     LimitsSection,
+    MetricsSection,
     MicroscopeSection,
     PolicySection,
     QualitySection,
@@ -31,9 +34,10 @@ from parfocal.daemon.config_models import (
     Section,
     ServiceSection,
     SessionSection,
+    WebSection,
 )
 from parfocal.daemon.config_problems import validate
-from parfocal.daemon.facility import Narrowing, facility_source
+from parfocal.daemon.facility import Narrowing, facility_source, opening_problems
 
 __all__ = ["Config", "ConfigError", "Limit", "load_config"]
 
@@ -43,6 +47,8 @@ PATH_KEYS: tuple[KeyPath, ...] = (
     ("microscope", "z_csv"),
     ("policy", "calibration"),
     ("session", "folder"),
+    ("service", "keys"),
+    ("web", "key"),
 )
 SPECIMEN: KeyPath = ("microscope", "simulation", "specimen")
 
@@ -58,6 +64,9 @@ class Config(Section):
     limits: LimitsSection = LimitsSection()
     session: SessionSection = SessionSection()
     service: ServiceSection | None = None
+    web: WebSection | None = None
+    metrics: MetricsSection | None = None
+    alerts: AlertsSection | None = None
 
     _source: Source = PrivateAttr(default_factory=lambda: Source("configuration"))
     _packaged: bool = PrivateAttr(default=False)
@@ -66,6 +75,12 @@ class Config(Section):
     def source(self) -> str:
         """The file this came from, as given."""
         return self._source.name
+
+    @property
+    def takes_on_request(self) -> bool:
+        """Whether a frame is exposed only when one is waited for: by default where every frame costs the sample."""
+        wanted = self.microscope.on_request
+        return self.policy.name.startswith("sted.") if wanted is None else wanted
 
     def where(self, *path: str | int) -> str:
         """Return ``file:line key`` of a key (or of the nearest section that was written), for messages."""
@@ -104,10 +119,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _override(source, override)
     config = validate(Config, source).loaded_from(source, packaged=path is None)
-    problems = _start_problems(config)
-    config, narrow_problems = _apply_facility(config)
-    if problems or narrow_problems:
-        raise ConfigError(problems + narrow_problems)
+    config, problems = _apply_facility(config)
+    problems += _start_problems(config) + opening_problems(config)
+    if problems:
+        raise ConfigError(problems)
     return config
 
 
@@ -116,8 +131,15 @@ def _resolve_paths(data: dict[str, Any], base: Path, path: KeyPath = ()) -> None
         here = (*path, key)
         if isinstance(value, dict):
             _resolve_paths(value, base, here)
-        elif isinstance(value, str) and _is_path(here, value):
-            data[key] = str(base / Path(value).expanduser())
+        elif isinstance(value, str):
+            data[key] = _resolved(here, value, base)
+
+
+def _resolved(key: KeyPath, value: str, base: Path) -> str:
+    """Return a value with the path that it is, or that it names as ``file:PATH``, made absolute."""
+    if key in SECRETS and value.startswith("file:"):
+        return f"file:{base / Path(value.removeprefix('file:')).expanduser()}"
+    return str(base / Path(value).expanduser()) if _is_path(key, value) else value
 
 
 def _is_path(key: KeyPath, value: str) -> bool:
@@ -130,6 +152,8 @@ def _is_path(key: KeyPath, value: str) -> bool:
 def _override(source: Source, text: str) -> None:
     key, equals, value_text = text.partition("=")
     path: KeyPath = tuple(key.strip().split("."))
+    if any(path == secret[: len(path)] for secret in SECRETS):
+        text = f"{key}=..."
     if not equals or not all(path):
         source.problems.append(f"--set {text}: expected KEY=VALUE with a dotted KEY (got {text!r})")
         return
@@ -140,8 +164,8 @@ def _override(source: Source, text: str) -> None:
         return
     if isinstance(value, dict):
         _resolve_paths(value, Path.cwd(), path)
-    elif isinstance(value, str) and _is_path(path, value):
-        value = str(Path.cwd() / Path(value).expanduser())
+    elif isinstance(value, str):
+        value = _resolved(path, value, Path.cwd())
     section: dict[str, Any] = source.data
     for depth, part in enumerate(path[:-1], start=1):
         inside = section.setdefault(str(part), {})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 ParameterName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+KeyName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
 
 
 class Section(BaseModel):
@@ -38,6 +40,7 @@ class MicroscopeSection(Section):
     `interval_ms`: one frame every so often; without it the camera runs freely. `timeout_ms` is how long a device may
     stay silent, `timeouts_ms` the same by device (``camera``, ``stage``, or a device's label). `options` is for drivers
     of other packages.
+    `on_request`: a frame is exposed only when one is waited for; by default so with the ``sted`` policies.
     `frozen_after` bit-identical frames in a row make a frozen camera (0: never; for recordings and noise-free cameras).
     """
 
@@ -65,6 +68,7 @@ class MicroscopeSection(Section):
     saturation_counts: Positive | None = None
     tolerances: dict[str, Positive] = Field(default_factory=dict)
     frozen_after: Annotated[int, Field(ge=0)] | None = None
+    on_request: bool | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     simulation: dict[str, Any] = Field(default_factory=dict)
@@ -80,7 +84,7 @@ class MicroscopeSection(Section):
         """
         if self.frozen_after is not None:
             return self.frozen_after
-        repeats = self.driver == "recorded" or (simulated and self.driver != "simulated")
+        repeats = self.driver == "recorded" or (simulated and self.driver not in ("simulated", "simulated_sted"))
         return 0 if repeats else 1
 
 
@@ -204,22 +208,164 @@ class SessionSection(Section):
 
 
 class ServiceSection(Section):
-    """Where a running daemon can be talked to. Loopback only: any other address would need keys."""
+    """Where a running daemon can be talked to, and by whom.
 
+    `bind` takes commands, `publish` sends events; by default the next port (or, for ``ipc``, the next file). On
+    loopback everybody on this computer may operate it. With `keys`, a folder, and `allow`, names with roles, only they
+    may, and every connection is encrypted; any other address needs that. `max_age_s`: a command that was sent longer
+    ago is refused. `preview_px`: longest side of the previews; 0 for none. `enabled: false`: nobody can talk to it.
+    """
+
+    enabled: bool = True
     bind: str = "tcp://127.0.0.1:5570"
+    publish: str | None = None
+    keys: str | None = None
+    allow: dict[KeyName, Literal["observe", "operate"]] = Field(default_factory=dict)
+    max_age_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
+    preview_px: Annotated[int, Field(ge=0, le=1024)] = 256
+
+    @property
+    def local(self) -> bool:
+        """Whether only programs on this computer can reach it."""
+        return _is_local(self.bind) and (self.publish is None or _is_local(self.publish))
+
+    @field_validator("bind", "publish")
+    @classmethod
+    def _address(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
+        scheme, _, rest = address.partition("://")
+        if scheme == "ipc" and rest and not rest.startswith("@"):
+            return address
+        host, _, port = rest.rpartition(":")
+        if scheme != "tcp" or not host or not (port == "*" or (port.isdigit() and 0 < int(port) <= 65535)):
+            raise ValueError("must read tcp://127.0.0.1:PORT or ipc://PATH")
+        return address
+
+    @model_validator(mode="after")
+    def _strangers_kept_out(self) -> ServiceSection:
+        if bool(self.keys) != bool(self.allow):
+            raise ValueError("keys (a folder) and allow (name: observe | operate) only work together")
+        for key, address in (("bind", self.bind), ("publish", self.publish)):
+            if address is not None and not (self.keys or _is_local(address)):
+                raise ValueError(
+                    f"{key} {address} must be a loopback address (127.0.0.1) or ipc://PATH: any other lets strangers "
+                    "drive the microscope. To allow others: `parfocal keys new NAME --role observe|operate`, then "
+                    "give keys and allow"
+                )
+        if self.bind == self.publish and not self.bind.endswith(":*"):
+            raise ValueError(f"bind and publish cannot be the same address (got {self.bind})")
+        if self.publish is None and self.bind.endswith(":65535"):
+            raise ValueError("there is no port after 65535: give publish as well")
+        return self
+
+
+class WebSection(Section):
+    """The web page of a run: where it is served, on this computer only, and whether a browser is opened at once.
+
+    Without the section there is none; `parfocal web` serves one beside a running daemon. `key`: the secret key file
+    that the page shows to the service, where that has `keys`.
+    """
+
+    bind: str = "127.0.0.1:8570"
+    open: bool = False
+    key: str | None = None
 
     @field_validator("bind")
     @classmethod
-    def _loopback(cls, bind: str) -> str:
-        scheme, _, rest = bind.partition("://")
-        if scheme == "ipc" and rest:
-            return bind
-        host, _, port = rest.rpartition(":")
-        if scheme != "tcp" or not host or not (port == "*" or (port.isdigit() and 0 <= int(port) <= 65535)):
-            raise ValueError("must read tcp://127.0.0.1:PORT or ipc://PATH")
+    def _here(cls, bind: str) -> str:
+        host, _, port = bind.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) <= 65535:
+            raise ValueError("must read 127.0.0.1:PORT")
         if not _is_loopback(host.strip("[]")):
-            raise ValueError("must be a loopback address (127.0.0.1): any other lets others drive the microscope")
+            raise ValueError(
+                f"must be an address of this computer alone, 127.0.0.1:{port}: the page speaks plain HTTP, and whoever "
+                f"listens on the way could drive the microscope. From elsewhere: ssh -L {port}:127.0.0.1:{port}"
+            )
         return bind
+
+
+class MetricsSection(Section):
+    """Where Prometheus reads the run's numbers: on this computer only, unless `others` says otherwise.
+
+    They can only be read, but tell whoever reads them what is done to a sample, and when.
+    """
+
+    bind: str = "127.0.0.1:9570"
+    others: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether only programs on this computer can read them."""
+        return _is_loopback(self.bind.rpartition(":")[0].strip("[]"))
+
+    @field_validator("bind")
+    @classmethod
+    def _address(cls, bind: str) -> str:
+        host, _, port = bind.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) <= 65535:
+            raise ValueError("must read 127.0.0.1:PORT")
+        return bind
+
+    @model_validator(mode="after")
+    def _asked_for(self) -> MetricsSection:
+        if not self.local and not self.others:
+            raise ValueError(
+                f"bind {self.bind} lets other computers read what is done to the sample, without a password and "
+                "unencrypted; if that is wanted, give others: true"
+            )
+        return self
+
+
+REDACTED = "redacted"
+"""Stands in a session's copy of its configuration where a secret was."""
+
+SECRETS = (("alerts", "webhook"),)
+"""Keys whose values are never shown, in messages least of all."""
+
+
+class AlertsSection(Section):
+    """Whom to call, and when; a key that is null is never called about.
+
+    `webhook` takes a JSON object by POST: an ``https://`` address, or ``env:NAME`` or ``file:PATH`` of what holds it,
+    for whoever knows it can write there. `hold_longer_than_s`: nothing was done for so long although the sample is not
+    known to be in focus. `no_frame_for_s`: beyond interval and exposure. `dose_share`: of the budget. A safety trip, a
+    failed end, and frames that the recorder lost are always called about. `name`: what people call this microscope.
+    """
+
+    webhook: Annotated[str, Field(min_length=1, repr=False)]
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    hold_longer_than_s: Positive | None = 120.0
+    no_frame_for_s: Positive | None = 30.0
+    dose_share: Annotated[float, Field(gt=0, le=1)] | None = 0.9
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+
+    @field_validator("webhook")
+    @classmethod
+    def _place(cls, webhook: str) -> str:
+        kind, _, name = webhook.partition(":")
+        named = name.isidentifier() if kind == "env" else kind == "file" and name
+        if not (named or webhook == REDACTED or is_web_address(webhook)):
+            raise ValueError("must be env:NAME, file:PATH, or an address that starts with https:// (or http://)")
+        return webhook
+
+    @field_serializer("webhook")
+    def _without_secret(self, webhook: str) -> str:
+        return webhook if webhook.startswith(("env:", "file:")) else REDACTED
+
+
+def is_web_address(text: str) -> bool:
+    """Whether a text is an address that something can be posted to."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+    except ValueError:
+        return False
+
+
+def _is_local(address: str) -> bool:
+    scheme, _, rest = address.partition("://")
+    return scheme == "ipc" or _is_loopback(rest.rpartition(":")[0].strip("[]"))
 
 
 def _is_loopback(host: str) -> bool:

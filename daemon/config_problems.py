@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from parfocal import did_you_mean
 from parfocal.daemon.config_lines import ConfigError, KeyPath, Source, key_name
-from parfocal.daemon.config_models import Limit, LimitsSection, Section
+from parfocal.daemon.config_models import SECRETS, Limit, LimitsSection, Section
 
 _Shape = TypeVar("_Shape", bound=Section)
 
@@ -40,7 +40,7 @@ def _problem(shape: type[BaseModel], source: Source, details: ErrorDetails) -> s
     text = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if kind == "string_pattern_mismatch" and path[:1] == ("limits",):
         return f"{place}: a parameter is named like z_um or excitation_power (got {got!r})"
-    if kind == "value_error" and isinstance(got, dict):
+    if (kind == "value_error" and isinstance(got, dict)) or path in SECRETS:
         return f"{place}: {text}"
     expected = details.get("ctx", {}).get("expected") if kind == "literal_error" else None
     words = str(expected).replace("'", "").replace(" or ", ", ").split(", ") if expected else ()

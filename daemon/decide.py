@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import structlog
 from numpy.typing import NDArray
 
+from parfocal.daemon.deliberate import DEADLINE_S, Deliberating, Deliberator, Suggested
 from parfocal.daemon.owner import Taken
 from parfocal.daemon.records import as_told, middle_s
 from parfocal.daemon.worker import Worker
@@ -56,12 +57,16 @@ class ScorerLostError(ScorerError):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An action, the assessments it rests on (`None`: there are none, hold), and the time the networks took."""
+    """An action, the assessments it rests on (`None`: there are none, hold), and the time the networks took.
+
+    `suggested`: what a policy whose suggestions take time accepted before it decided.
+    """
 
     action: Action
     assessments: Mapping[str, Assessment] | None
     scoring_s: float
     note: str = ""
+    suggested: Suggested | None = None
 
 
 class Decider:
@@ -89,6 +94,8 @@ class Decider:
         self._timeout_s, self._max_restarts = timeout_s, max_restarts
         self._failures = 0
         self._worker: Worker | None = None
+        self._deliberator: Deliberator | None = None
+        self._thinking: Worker | None = None
 
     async def start(self) -> None:
         """Load the models; raises `ModelError`."""
@@ -132,10 +139,45 @@ class Decider:
         if self.policy is None:
             self.policy, self.policy_options = self._make_policy(frame)
         self.policy.tell(Observation(frame.index, settings, time_s, taken.dose, assessments))
-        return Decision(self.policy.ask(), assessments, scoring_s)
+        suggested = await self._deliberate(self.policy, alive)
+        return Decision(self.policy.ask(), assessments, scoring_s, suggested=suggested)
+
+    async def _deliberate(self, policy: Policy, alive: Callable[[], None]) -> Suggested | None:
+        """Have a slow suggestion made in another process, and the policy accept it; None: none was due."""
+        if not isinstance(policy, Deliberating):
+            return None
+        problem = policy.problem()
+        if self._deliberator is None:
+            self._begin_deliberating(policy)
+        if problem is None:
+            return None
+        deadline_s = float(getattr(policy, "deadline_s", DEADLINE_S))
+        suggested: Suggested = await self._think(alive, problem, deadline_s)
+        policy.accept(suggested.suggestion)
+        return suggested
+
+    def _begin_deliberating(self, policy: Policy) -> None:
+        """Make the process ready while the first frames are taken."""
+        self._deliberator, self._thinking = Deliberator(), Worker("deliberation")
+        solver = getattr(policy, "solver", "")
+        if solver:
+            self._thinking.call(self._deliberator.warm_up, solver)
+
+    async def _think(self, alive: Callable[[], None], problem: Mapping[str, Any], deadline_s: float) -> Suggested:
+        """Wait for the deliberation, saying meanwhile that the loop is alive."""
+        assert self._deliberator is not None and self._thinking is not None  # noqa: S101 - made just before
+        future = self._thinking.call(self._deliberator.solve, problem, deadline_s)
+        while not future.done():
+            alive()
+            await asyncio.wait([future], timeout=min(0.25, deadline_s))
+        return future.result()
 
     async def close(self) -> None:
-        """End the scorer, from another thread than the one it may hang in."""
+        """End the scorer, from another thread than the one it may hang in; end the deliberation."""
+        if self._deliberator is not None and self._thinking is not None:
+            await asyncio.to_thread(self._deliberator.close)
+            self._thinking.close()
+            self._deliberator = self._thinking = None
         if self._worker is None:
             return
         self._worker.close()

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from parfocal.daemon.config import Config
 
 Status = Literal["ok", "note", "fail"]
-PACKAGES = ("numpy", "scipy", "torch", "pydantic", "tifffile", "ome-writers", "pyzmq", "useq-schema", "pymmcore-plus")
+PACKAGES = (
+    "numpy", "scipy", "torch", "pydantic", "tifffile", "ome-writers", "pyzmq", "useq-schema", "pymmcore-plus",
+    "prometheus-client",
+)  # fmt: skip
 FSYNCS = 20
 SLOW_FSYNC_MS = 50.0
 LITTLE_ROOM_BYTES = 1_000_000_000
@@ -181,6 +184,25 @@ def _disk(config: Config) -> Iterator[Finding]:
     status = "ok" if median_ms < SLOW_FSYNC_MS else "note"
     why = "" if status == "ok" else "; every command waits for one: record to a local disk"
     yield Finding("disk", "fsync", status, f"median {median_ms:.2f} ms, worst {worst_ms:.2f} ms of {FSYNCS}{why}")
+
+
+def try_alert(config: Config) -> Iterator[Finding]:
+    """Send a message to the webhook of the alerts; the only look that anybody else notices."""
+    from parfocal.daemon.manners.alerts import message
+    from parfocal.daemon.manners.webhook import Webhook, WebhookError, webhook_url
+
+    if config.alerts is None:
+        yield Finding("alerts", "webhook", "fail", "the configuration has no section alerts", 3)
+        return
+    try:
+        webhook = Webhook(webhook_url(config), timeout_s=config.alerts.timeout_s)
+        webhook.deliver(message("test", "test", "TEST: alerts arrive", name=config.alerts.name, about={}))
+    except ParfocalError as error:
+        yield Finding("alerts", "webhook", "fail", str(error), error.exit_code)
+    except WebhookError as error:
+        yield Finding("alerts", "webhook", "fail", f"a test message was not taken: {error}", 1)
+    else:
+        yield Finding("alerts", "webhook", "ok", f"{webhook.host} took a test message: look whether it is there")
 
 
 def fsync_ms(folder: Path) -> tuple[float, float]:

@@ -36,12 +36,13 @@ class Refusal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the guard says of an action; `settings` is exactly what may be sent, empty if refused."""
+    """What the guard says of an action, and when; `settings` is exactly what may be sent, empty if refused."""
 
     accepted: bool
     reason: str
     settings: Mapping[str, float] = field(default_factory=dict)
     refusal: Refusal | None = None
+    time_s: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,13 @@ class BeamLease:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.renewals = 0
         self._until_s = -math.inf
 
     def renew(self, now_s: float) -> None:
         """Promise to be back within `seconds`."""
         self._until_s = now_s + self.seconds
+        self.renewals += 1
 
     def drop(self) -> None:
         """Give the lease back at once."""
@@ -141,16 +144,16 @@ class Guard:
             The last of `max_refusals` refusals in a row.
         """
         if not isinstance(action, (Change, Finish)) or not action.settings:
-            return Verdict(True, "nothing to send")
+            return Verdict(True, "nothing to send", time_s=state.time_s)
         try:
             if state.anchor_s < state.settled_s:
                 raise _Refused(Refusal.STALE, "the frame behind this was exposed before the last change had settled")
             for name, value in action.settings.items():
                 self._check_one(name, value, state)
         except _Refused as refused:
-            return self._refuse(refused)
+            return self._refuse(refused, state.time_s)
         self._in_a_row = 0
-        return Verdict(True, "within limits", dict(action.settings))
+        return Verdict(True, "within limits", dict(action.settings), time_s=state.time_s)
 
     def commit(self, name: str, before: float, after: float, time_s: float) -> None:
         """Account for a change that was made, by its read-backs."""
@@ -158,7 +161,7 @@ class Guard:
             self.travel[name] = self.travel.get(name, 0.0) + abs(after - before)
         self._moved_s[name] = time_s
 
-    def _refuse(self, refused: _Refused) -> Verdict:
+    def _refuse(self, refused: _Refused, time_s: float) -> Verdict:
         self.refused += 1
         if refused.refusal not in (Refusal.RATE, Refusal.STALE):
             self._in_a_row += 1
@@ -166,7 +169,7 @@ class Guard:
             raise SafetyTripError(
                 f"{self._in_a_row} actions in a row were refused; the last one because {refused.reason}"
             )
-        return Verdict(False, refused.reason, {}, refused.refusal)
+        return Verdict(False, refused.reason, {}, refused.refusal, time_s)
 
     def _check_one(self, name: str, value: float, state: GuardState) -> None:
         parameter, limit = self._parameters.get(name), self.limits.get(name)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+import parfocal
 from parfocal import ParfocalError
 
 SCHEMA = "parfocal.journal/1"
@@ -27,6 +28,8 @@ Kind = Literal[
     "verdict",
     "command",
     "readback",
+    "command_received",
+    "suggestion",
     "state",
     "stored",
     "error",
@@ -180,10 +183,14 @@ def _strict(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class JournalReading:
-    """A journal read back: whole records in order, and the torn last line if there is one."""
+    """A journal read back: whole records in order, the torn last line if there is one, and what else is wrong with it.
+
+    `damage` says in words why reading stopped before the end; only a lenient reading has any.
+    """
 
     records: list[dict[str, Any]]
     torn: str = ""
+    damage: str = ""
 
     @property
     def header(self) -> dict[str, Any]:
@@ -195,25 +202,54 @@ class JournalReading:
         return (record for record in self.records if record["kind"] in kinds)
 
 
-def read_journal(path: Path) -> JournalReading:
+def read_journal(path: Path, *, lenient: bool = False) -> JournalReading:
     """Read a journal; a torn last line (the power went) is reported, anything else that is wrong is refused.
+
+    Parameters
+    ----------
+    path : Path
+    lenient : bool
+        Read up to the first record that is damaged or missing, and say so in `damage`, rather than refuse all.
 
     Raises
     ------
     JournalError
-        Not there, empty, of another schema, broken before its last line, or with a gap in its numbers.
+        Not there, empty, of another schema, or, unless `lenient`, broken before its last line or with a gap in its
+        numbers.
     """
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise JournalError(f"{path}: the journal cannot be read ({error.strerror})") from error
-    tail = lines.pop()
-    records = [_parse(path, number, line) for number, line in enumerate(lines)]
+    tail, damage = lines.pop(), ""
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines):
+        try:
+            records.append(_parse(path, number, line))
+            if not number:
+                _check_schema(path, records[0])  # first of all: what a newer version writes is no damage
+        except JournalError as error:
+            if not lenient or number == 0:
+                raise
+            damage = f"{error}; the {len(records)} records before are used, the {len(lines) - number} after are not"
+            break
     if not records:
         raise JournalError(f"{path}: the journal holds no whole record")
-    if records[0].get("kind") != "session" or records[0].get("schema") != SCHEMA:
-        raise JournalError(f"{path}:1: expected schema {SCHEMA} (got {records[0].get('schema')!r})")
-    return JournalReading(records, tail.decode("utf-8", "replace"))
+    return JournalReading(records, tail.decode("utf-8", "replace"), damage)
+
+
+def _check_schema(path: Path, header: Mapping[str, Any]) -> None:
+    schema = str(header.get("schema"))
+    if header.get("kind") == "session" and schema == SCHEMA:
+        return
+    name, _, version = schema.rpartition("/")
+    known, _, ours = SCHEMA.rpartition("/")
+    if name == known and version.isdigit() and int(version) > int(ours):
+        raise JournalError(
+            f"{path}:1: written by a newer parfocal (schema {schema}; this one, {parfocal.__version__}, reads up to "
+            f"{SCHEMA}): install a newer parfocal to read this session"
+        )
+    raise JournalError(f"{path}:1: expected schema {SCHEMA} (got {header.get('schema')!r})")
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -221,7 +257,7 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
         record = json.loads(line)
     except ValueError:
         raise JournalError(f"{path}:{number + 1}: not a record; the journal was damaged") from None
-    if not isinstance(record, dict) or record.get("n") != number:
+    if not isinstance(record, dict) or record.get("n") != number or not isinstance(record.get("kind"), str):
         got = record.get("n") if isinstance(record, dict) else record
         raise JournalError(f"{path}:{number + 1}: expected record {number} (got {got!r}); the journal was damaged")
     return record

@@ -16,8 +16,27 @@ import structlog
 
 from parfocal.daemon.errors import Debugging
 
+_SESSION: dict[str, str] = {}
+"""The session that this process runs: what threads without a context of their own say they belong to."""
+
+
+def _of_session(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in _SESSION.items():
+        event.setdefault(key, value)
+    return event
+
+
+def _of_origin(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add what held where a record of another library was made: it is formatted in another thread."""
+    for key, value in getattr(event.get("_record"), "parfocal_context", {}).items():
+        event.setdefault(key, value)
+    return event
+
+
 SHARED: tuple[Any, ...] = (
     structlog.contextvars.merge_contextvars,
+    _of_origin,
+    _of_session,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -41,7 +60,25 @@ class _PassingQueueHandler(QueueHandler):
     """Hands records over untouched: the formatter behind needs structlog's dictionary, not a finished string."""
 
     def prepare(self, record: logging.LogRecord) -> Any:
+        if not isinstance(record.msg, dict):
+            record.parfocal_context = structlog.contextvars.get_contextvars()
         return record
+
+
+@contextmanager
+def about_session(session: str) -> Iterator[None]:
+    """Say in every record made inside, in whatever thread, which session it belongs to.
+
+    The loop adds ``frame``, the index of the frame at hand, to what its own thread says.
+    """
+    before = dict(_SESSION)
+    _SESSION["session"] = session
+    try:
+        with structlog.contextvars.bound_contextvars(session=session):
+            yield
+    finally:
+        _SESSION.clear()
+        _SESSION.update(before)
 
 
 @contextmanager

@@ -5,26 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from parfocal import ParfocalError
+from parfocal.daemon.accounts import Run, facts_of, summary_of
 from parfocal.daemon.arrival import Arrivals
+from parfocal.daemon.choice import PolicyChoice
 from parfocal.daemon.config import ConfigError
+from parfocal.daemon.controls import Controls
 from parfocal.daemon.decide import Decider, Decision
-from parfocal.daemon.decisions import side_known
 from parfocal.daemon.dose import DoseLedger
 from parfocal.daemon.guard import BeamLease, Guard, GuardState, SafetyTripError, Verdict, resolve_limits
 from parfocal.daemon.intake import Intake
+from parfocal.daemon.manners.vitals import Vitals
+from parfocal.daemon.orders import Orders
 from parfocal.daemon.owner import Done, Owner, Taken
 from parfocal.daemon.quality_gate import outcome_of_finish
 from parfocal.daemon.record import Record
+from parfocal.daemon.requests import Requests
 from parfocal.daemon.session import Session
+from parfocal.daemon.snapping import take_one
 from parfocal.daemon.states import State, StateMachine
 from parfocal.daemon.steady import steady
-from parfocal.daemon.summary import Counts, Step, Summary, percentile
+from parfocal.daemon.summary import Counts, Step, Summary
 from parfocal.daemon.terms import Deadlines, Ending
 from parfocal.daemon.worker import uninterrupted
 from parfocal.drivers.base import HardwareError, Microscope, Parameter
@@ -35,19 +40,16 @@ log = structlog.get_logger()
 Listener = Callable[[Step], None]
 
 
-@dataclass
-class _Run:
-    """What changes while a session runs."""
+class Onlooker(Protocol):
+    """Who is told of more than frames; called in the event loop's thread, and must return at once."""
 
-    settings: dict[str, float] = field(default_factory=dict)
-    began_s: float = 0.0
-    outcome: str = ""
-    error: BaseException | None = None
-    last: Taken | None = None
-    last_action: Action | None = None
-    focused: int = 0
-    latency_ms: float = float("nan")
-    notes: str = ""
+    def facts(self, facts: Mapping[str, Any]) -> None:
+        """Learn what holds for the session until told otherwise, as plain JSON."""
+        ...
+
+    def state(self, old: State, new: State, reason: str, time_s: float) -> None:
+        """Learn of a change of state."""
+        ...
 
 
 class Loop:
@@ -67,6 +69,17 @@ class Loop:
         Decide and record everything, command nothing.
     listeners : sequence of callable
         Called in the event loop's thread with a `Step` for every frame looked at; what they raise is logged.
+    onlooker : Onlooker, optional
+        Told of the session's facts and states.
+    choice : PolicyChoice, optional
+        What the decider makes its policy with; with it, policy and options can be changed while the session runs.
+
+    Attributes
+    ----------
+    orders : Orders
+        Where commands of others are handed in, from any thread.
+    requests : Requests
+        ``stop``, ``safe``, ``pause``, ``resume``, from any thread.
     """
 
     def __init__(
@@ -79,17 +92,18 @@ class Loop:
         deadlines: Deadlines | None = None,
         shadow: bool = False,
         listeners: Sequence[Listener] = (),
+        onlooker: Onlooker | None = None,
+        choice: PolicyChoice | None = None,
     ) -> None:
         config = session.config
         self.session = session
         self.state = StateMachine(self._state_changed)
         self._microscope, self._decider, self._config = microscope, decider, config
         self._ending, self._deadlines, self._shadow = ending or Ending(), deadlines or Deadlines(), shadow
-        self._listeners = list(listeners)
+        self._listeners, self._onlooker, self._choice = list(listeners), onlooker, choice
         dose = config.limits.dose
         self.ledger = DoseLedger(dose.budget if dose else None, dose.unit if dose else "")
-        self._lease = BeamLease(config.limits.beam_lease_s)
-        self._record = Record(session)
+        self._lease, self._record = BeamLease(config.limits.beam_lease_s), Record(session)
         interval_ms = config.microscope.interval_ms
         self._owner = Owner(
             microscope,
@@ -98,54 +112,21 @@ class Loop:
             interval_s=interval_ms / 1000.0 if interval_ms else None,
             max_frames=self._ending.max_frames,
             on_frame=self._record.offer_any,
+            on_request=config.takes_on_request,
         )
         self._intake, self._arrivals = Intake(), Arrivals()
         self._guard = Guard({}, {}, self._lease)
-        self._counts = Counts()
-        self._run = _Run()
-        self._task: asyncio.Task[Any] | None = None
-        self._events: asyncio.AbstractEventLoop | None = None
-        self._resume = asyncio.Event()
-        self._stop_reason = self._safe_reason = self._pause_reason = ""
-
-    # -- requests, from any thread --------------------------------------------------------------------------------
-
-    def request_stop(self, reason: str) -> None:
-        """End in good order after the frame at hand."""
-        self._stop_reason = self._stop_reason or reason
-        self._tell(self._wake)
-
-    def request_safe(self, reason: str) -> None:
-        """Make the microscope safe at once, and end."""
-        self._safe_reason = self._safe_reason or reason
-        self._tell(self._interrupt)
-
-    def pause(self, reason: str = "asked to pause") -> None:
-        """Stop the camera and hold until `resume`."""
-        self._pause_reason = reason
-        self._tell(self._wake)
-
-    def resume(self) -> None:
-        """Go on after `pause`."""
-        self._pause_reason = ""
-        self._tell(self._wake)
-
-    def _tell(self, function: Callable[[], None]) -> None:
-        events = self._events
-        if events is None or events.is_closed():
-            return  # not running yet: `run` looks at the reasons first thing
-        try:
-            events.call_soon_threadsafe(function)
-        except RuntimeError:
-            log.info("loop.request_after_end")
-
-    def _wake(self) -> None:
-        self._resume.set()
-        self._owner.wake()
-
-    def _interrupt(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        self._counts, self._run = Counts(), Run()
+        self._policy: object = None
+        self.requests = requests = Requests(self._owner.wake)
+        self.request_stop, self.request_safe = requests.stop, requests.safe
+        self.pause, self.resume = requests.pause, requests.resume
+        self.vitals = Vitals(self._lease, self._counts, decider.scorer, self._record, requests)
+        self._controls = Controls(decider, choice, self.ledger, self._policy_changed)
+        self.orders = Orders(
+            requests, self._controls, self.state, self._record, session, microscope.clock, self._snap,
+            self._lease_keeper,
+        )  # fmt: skip
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -157,7 +138,7 @@ class Loop:
         Exception
             A mistake in parfocal or a plugin. The microscope has been made safe and the session closed.
         """
-        self._events, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self.requests.begin()
         try:
             await self._begin()
             with steady():
@@ -166,7 +147,8 @@ class Loop:
             self._cancelled(error)
         except BaseException as error:  # noqa: BLE001 - kept, and raised again once the microscope is safe
             self._failed(error)
-        self._task = None  # from here on there is nothing left to interrupt: `_end` makes safe first of all
+        self.requests.task = None  # from here on there is nothing left to interrupt: `_end` makes safe first of all
+        self.orders.close()
         summary = await uninterrupted(self._end())
         if self._run.error is not None and not isinstance(self._run.error, ParfocalError):
             raise self._run.error
@@ -174,16 +156,18 @@ class Loop:
 
     def _cancelled(self, error: asyncio.CancelledError) -> None:
         self._run.outcome = "safe"
-        if self._safe_reason and self._task is not None:
-            while self._task.cancelling():  # asked once or five times, it is one request
-                self._task.uncancel()
-            self._run.error = SafetyTripError(f"made safe at once: {self._safe_reason}")
+        asked, task = self.requests.safe_reason, self.requests.task
+        if asked and task is not None:
+            while task.cancelling():  # asked once or five times, it is one request
+                task.uncancel()
+            self._run.error = SafetyTripError(f"made safe at once: {asked}")
         else:
             self._run.error = error
 
     def _failed(self, error: BaseException) -> None:
         self._run.error = error
-        self._run.outcome = "tripped" if isinstance(error, SafetyTripError) else "failed"
+        if not (isinstance(error, SafetyTripError) and self._run.outcome == "safe"):
+            self._run.outcome = "tripped" if isinstance(error, SafetyTripError) else "failed"
         log.error("loop.failed", error=str(error), kind=type(error).__name__)
 
     async def _begin(self) -> None:
@@ -205,6 +189,9 @@ class Loop:
             run.settings,
             self._decider.scorer.describe(),
         )
+        self.orders.begin()
+        self._controls.begin(self._guard)
+        self._tell_facts(parameters)
         self.state.to(State.RUNNING, "shadow: commands nothing" if self._shadow else "started")
         self._lease.renew(clock.now())
         if self._config.start:
@@ -234,7 +221,8 @@ class Loop:
 
     async def _frames(self) -> None:
         while not self._over():
-            if self._pause_reason:
+            await self._carry_out()
+            if self.requests.pause_reason:
                 await self._paused()
                 continue
             self._lease.renew(self._owner.clock.now())
@@ -243,14 +231,46 @@ class Loop:
             if taken is not None:
                 await self._handle(taken, waiting)
 
+    async def _carry_out(self) -> None:
+        """Carry out what others ordered, and tell what is different now."""
+        if self.orders.waiting:
+            await self.orders.carry_out(self._run.last.frame if self._run.last is not None else None)
+            self._tell_facts(self._microscope.parameters)
+
+    async def _snap(self, who: str) -> Mapping[str, Any]:
+        """Take one frame while paused, score it, write it down, and do nothing about it."""
+        counts, run = self._counts, self._run
+        snapped = await take_one(self._owner, self._decider, self._record, self._deadlines)
+        counts.frames = self._owner.frames
+        run.last, run.notes, run.latency_ms = snapped.taken, f"one frame while paused ({who})", float("nan")
+        run.settings.update(snapped.taken.frame.settings)
+        decision = Decision(Hold("one frame was asked for: nothing is done about it"), snapped.assessments, 0.0)
+        self._report(decision, None, stale=False)
+        return snapped.to_json()
+
+    def _policy_changed(self, name: str, options: Mapping[str, Any], continues: bool) -> None:
+        self._policy = self._decider.policy
+        self._record.policy(name, options, continues)
+
+    def _tell_facts(self, parameters: Mapping[str, Parameter]) -> None:
+        """Tell what a person who comes to look should know of this session."""
+        if self._onlooker is None:
+            return
+        config = self._choice.config if self._choice is not None else self._config
+        self._onlooker.facts(
+            facts_of(self.session, config, self._microscope, parameters, self._shadow)
+            | {"limits": self._controls.limits, "dose_unit": self.ledger.unit, "clock_s": self._run.began_s}
+        )
+
     def _over(self) -> bool:
         """Whether the session has come to its end; notes as what."""
-        run, ending = self._run, self._ending
+        run, ending, requests = self._run, self._ending, self.requests
         elapsed = self._owner.clock.now() - run.began_s
-        if self._safe_reason:
-            raise SafetyTripError(f"made safe at once: {self._safe_reason}")
-        if self._stop_reason:
-            run.outcome, why = "stopped", self._stop_reason
+        if requests.safe_reason:
+            run.outcome = "safe"
+            raise SafetyTripError(f"made safe at once: {requests.safe_reason}")
+        if requests.stop_reason:
+            run.outcome, why = "stopped", requests.stop_reason
         elif run.outcome:
             why = run.outcome
         elif self._owner.drained:
@@ -263,12 +283,13 @@ class Loop:
         return True
 
     async def _paused(self) -> None:
+        requests = self.requests
         self._owner.stream(False)
-        self.state.to(State.PAUSED, self._pause_reason)
-        while self._pause_reason and not self._stop_reason:
-            self._resume.clear()
-            await self._resume.wait()
-        if self._stop_reason:
+        self.state.to(State.PAUSED, requests.pause_reason)
+        while requests.pause_reason and not requests.stop_reason:
+            await requests.wait()
+            await self._carry_out()
+        if requests.stop_reason:
             return
         self.state.to(State.RUNNING, "resumed")
         self._lease.renew(self._owner.clock.now())
@@ -292,6 +313,7 @@ class Loop:
     async def _handle(self, taken: Taken, waiting: float) -> None:
         """Take one frame all the way to a command, or to the reason why there is none."""
         run, frame = self._run, taken.frame
+        structlog.contextvars.bind_contextvars(frame=frame.index)
         run.last, run.notes, run.latency_ms = taken, "", float("nan")
         self._counts.note_frame(frame.end_s)
         if frame.start_s < self._owner.settled_s:
@@ -311,10 +333,14 @@ class Loop:
         if decision.assessments is None:
             self._hold(taken, decision.action.reason)
             return
-        if not self._counts.scored:
-            self._record.policy(self._config.policy.name, self._decider.policy_options)
+        if self._policy is None:
+            config = self._choice.config if self._choice is not None else self._config
+            self._policy_changed(config.policy.name, self._decider.policy_options, continues=False)
         self._counts.scored += 1
         self._record.assessments(frame.index, decision.assessments)
+        if decision.suggested is not None:
+            self._record.suggestion(frame.index, decision.suggested)
+            began += decision.suggested.elapsed_s  # thinking takes what it takes, in another process
         verdict, sent = await self._act(taken, decision)
         self._note_latency(sent - began - decision.scoring_s)
         self._note_focus(decision.action)
@@ -358,7 +384,7 @@ class Loop:
             done: Done = await self._owner.set(name, value, self._deadlines.command_s)
             first = min(first, done.sent)
             before = run.settings.get(name, float("nan"))
-            self._guard.commit(name, before, done.readback, self._owner.clock.now())
+            self._guard.commit(name, before, done.readback, done.settled_s)
             run.settings[name] = done.readback
             self._record.readback(name, value, done)
             self._arrivals.note(self._microscope.parameters[name], before, value, done.readback)
@@ -396,7 +422,10 @@ class Loop:
 
     def _state_changed(self, old: State, new: State, reason: str) -> None:
         log.info("session.state", old=old.value, new=new.value, reason=reason)
-        self._record.state(old, new, reason, self._microscope.clock.now())
+        time_s = self._microscope.clock.now()
+        if self._onlooker is not None:
+            self._onlooker.state(old, new, reason, time_s)
+        self._record.state(old, new, reason, time_s)
 
     def _report(self, decision: Decision | None, verdict: Verdict | None, *, stale: bool) -> None:
         run, counts = self._run, self._counts
@@ -408,7 +437,7 @@ class Loop:
             run.last.frame, assessments, decision.action if decision else None, verdict, stale,
             self.state.state.value, counts.frames, counts.scored, counts.stale, counts.dropped, counts.actions,
             counts.refused, run.last.dose, self.travel_um, counts.fps, run.latency_ms, run.notes,
-            self.ledger.unit,
+            self.ledger.unit, self.ledger.budget,
         )  # fmt: skip
         for listener in self._listeners:
             try:
@@ -456,47 +485,12 @@ class Loop:
                 self._run.error, self._run.outcome = error, "failed"
 
     def _summary(self) -> Summary:
-        run, counts = self._run, self._counts
-        defocus_um, sd_um, truth_um = self._final_defocus()
-        return Summary(
+        return summary_of(
+            self._run,
+            self._counts,
+            self.ledger,
             session=str(self.session.folder),
             driver=self._config.microscope.driver,
             simulated=self._microscope.simulated,
-            outcome=run.outcome or "failed",
-            frames=counts.frames,
-            scored=counts.scored,
-            stale=counts.stale,
-            dropped=counts.dropped,
-            actions=counts.actions,
-            refused=counts.refused,
-            frames_to_focus=counts.frames_to_focus,
             travel_um=self.travel_um,
-            dose=self.ledger.spent,
-            dose_unit=self.ledger.unit,
-            settings=dict(run.settings),
-            defocus_um=defocus_um,
-            defocus_sd_um=sd_um,
-            quality=counts.quality.value,
-            gate=counts.quality.to_json(),
-            truth_defocus_um=truth_um,
-            latency_p50_ms=percentile(counts.latencies_ms, 50),
-            latency_p99_ms=percentile(counts.latencies_ms, 99),
-            error=str(run.error) if run.error is not None else "",
-            exit_code=run.error.exit_code if isinstance(run.error, ParfocalError) else (1 if run.error else 0),
         )
-
-    def _final_defocus(self) -> tuple[float, float, float]:
-        """Return defocus and sd as last believed, and the simulator's truth, all of them for where the stage was left.
-
-        The last decision may have moved it, so that both frame and belief are of another z. Not known is NaN.
-        """
-        run, nan = self._run, float("nan")
-        detail = run.last_action.detail if run.last_action is not None else {}
-        z_um, truth_um = run.settings.get("z_um", nan), nan
-        if run.last is not None:
-            truth_um = run.last.frame.truth.get("defocus_um", nan)
-            truth_um += z_um - run.last.frame.settings.get("z_um", nan)
-        if not side_known(detail):
-            return nan, nan, truth_um
-        defocus_um = z_um - detail["focus_z_um"] if "focus_z_um" in detail else detail.get("defocus_um", nan)
-        return defocus_um, detail.get("defocus_sd_um", nan), truth_um

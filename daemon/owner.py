@@ -77,8 +77,8 @@ class Owner:
     Parameters
     ----------
     microscope : Microscope
-        Its `clock` decides the way of working: on a virtual clock a frame is taken only when asked for (`lockstep`),
-        on a real one the camera runs and the latest frame wins.
+        On a virtual clock a frame is taken only when asked for (`lockstep`), on a real one the camera runs and the
+        latest frame wins.
     ledger : DoseLedger
         Every exposed frame is added; once it is spent the camera is not started again.
     lease : BeamLease
@@ -89,6 +89,9 @@ class Owner:
         Expose no more than these.
     on_frame : callable, optional
         Called in this thread with every frame; returns its place in the record, if it has one.
+    on_request : bool
+        In lockstep on a real clock too: no frame is exposed that nobody has asked for. For samples that every frame
+        costs, such as those of a STED microscope.
     """
 
     def __init__(
@@ -100,10 +103,11 @@ class Owner:
         interval_s: float | None = None,
         max_frames: int | None = None,
         on_frame: Callable[[Frame], int | None] | None = None,
+        on_request: bool = False,
     ) -> None:
         self.microscope = microscope
         self.clock: Clock = microscope.clock
-        self.lockstep = self.clock.virtual
+        self.lockstep = self.clock.virtual or on_request
         self.frames = 0
         self.lost = 0
         self.settled_s = -float("inf")
@@ -178,6 +182,8 @@ class Owner:
             What ended the acquisition.
         """
         if self.lockstep:
+            if self._failure is not None:
+                raise self._failure
             if self._exhausted():
                 return None
             one = await self._ask(self._take, timeout_s, "waiting for a frame")
@@ -197,6 +203,12 @@ class Owner:
             raise DeviceTimeoutError(
                 f"{self.microscope.name}: no frame within {timeout_s:.3g} s: is the camera still connected?"
             ) from None
+
+    async def one(self, timeout_s: float) -> Taken:
+        """Take one frame although the camera does not run; raises what `next` does."""
+        taken = await self._ask(self._take, timeout_s, "waiting for a frame")
+        self.frames += 1
+        return taken
 
     def _latest(self) -> Taken | None:
         with self._changed:
@@ -218,9 +230,9 @@ class Owner:
         return self._exhausted() and self._slot is None and self._failure is None
 
     def stream(self, on: bool) -> None:
-        """Start or stop the camera; without effect in lockstep, where it exposes only when asked."""
+        """Start or stop the camera, which in lockstep exposes only when asked; meanwhile the lease is watched."""
         with self._changed:
-            self._streaming = on and not self.lockstep
+            self._streaming = on and not self.clock.virtual
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -277,15 +289,27 @@ class Owner:
                 self._serve()
                 if self._streaming and self._failure is None:
                     self._step()
+                    if self.lockstep:
+                        self._doze()
                 if not self._streaming or self._stopped():
                     self._end_iterator()
                     with self._changed:
                         if not (self._commands or self._closing or (self._streaming and not self._stopped())):
-                            self._changed.wait(min(1.0, 0.5 * self._lease.seconds))
+                            self._changed.wait(self._nap_s)
                     if self._loop is None or self._loop.is_closed():
                         break  # nobody will ever ask again
         finally:
             self._release()
+
+    @property
+    def _nap_s(self) -> float:
+        return min(1.0, 0.5 * self._lease.seconds)
+
+    def _doze(self) -> None:
+        """Wait to be asked, no longer than until the lease is to be looked at again."""
+        with self._changed:
+            if not (self._commands or self._closing):
+                self._changed.wait(self._nap_s)
 
     def _stopped(self) -> bool:
         return self._failure is not None or self._exhausted()
@@ -301,7 +325,7 @@ class Owner:
                 raise SafetyTripError(
                     f"the loop did not answer for {self._lease.seconds:g} s with the camera running: made safe"
                 )
-            if not self._exhausted():
+            if not (self.lockstep or self._exhausted()):
                 self._publish(self._take())
         except BaseException as error:  # noqa: BLE001 - handed to the loop, which ends the session
             self._fail(error)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from parfocal.daemon.summary import Step, Summary
 
-LOG_FILE = "log.jsonl"
+LOG_FILE, REPORT, PLOT = "log.jsonl", "report.html", "sted.svg"
 KEPT_WARNINGS = 100
 
 
@@ -37,6 +37,10 @@ class Presenter(Protocol):
 
     def shown(self) -> AbstractContextManager[None]:
         """Show the run while inside."""
+        ...
+
+    def served(self, address: str, link: str) -> None:
+        """Learn where the web page is, and the link that lets a person in."""
         ...
 
     def built(self, folder: Path) -> None:
@@ -84,6 +88,10 @@ class LivePresenter:
             self._logs.enter_context(logs_to(recent=self._recent))
             yield
 
+    def served(self, address: str, link: str) -> None:
+        """Show where the page is; its link has more letters than a line."""
+        self._view.facts = replace(self._view.facts, page=address)
+
     def built(self, folder: Path) -> None:
         """Show where the record lies, and log there."""
         self._view.facts = replace(self._view.facts, folder=short_path(folder))
@@ -96,6 +104,10 @@ class LivePresenter:
             table.add_row(name, value)
         table.add_row("session", short_path(folder), style=FAINT)
         table.add_row("journal", short_path(folder / "journal.jsonl"), style=FAINT)
+        if (folder / REPORT).exists():
+            table.add_row("report", short_path(folder / REPORT), style=FAINT)
+        if (folder / PLOT).exists():
+            table.add_row("plot", short_path(folder / PLOT), style=FAINT)
         kind = _kind(summary, self._view.facts)
         style = CALM if summary.exit_code == 0 else "bold dark_orange"
         self._console.print(Panel(table, title=f"{kind}: {summary.outcome}", border_style=style, expand=False))
@@ -121,6 +133,10 @@ class PlainPresenter:
             _say(f"parfocal run  {what}{shadow}, policy {self._facts.policy}")
             yield
 
+    def served(self, address: str, link: str) -> None:
+        """Print the link."""
+        _say(f"page {link}")
+
     def built(self, folder: Path) -> None:
         """Say where the record lies, and log there."""
         self._logs.enter_context(logs_to(file=folder / LOG_FILE, recent=self._recent))
@@ -133,7 +149,12 @@ class PlainPresenter:
         """Write the summary as lines."""
         _say(f"{_kind(summary, self._facts)} ended")
         rows = summary_lines(summary.to_json(), summary.dose_unit)
-        for name, value in [*rows, ("session", str(folder)), ("journal", str(folder / "journal.jsonl"))]:
+        rows = [*rows, ("session", str(folder)), ("journal", str(folder / "journal.jsonl"))]
+        if (folder / REPORT).exists():
+            rows.append(("report", str(folder / REPORT)))
+        if (folder / PLOT).exists():
+            rows.append(("plot", str(folder / PLOT)))
+        for name, value in rows:
             _say(f"  {name:<16} {value}")
         _say_errors(summary, self._recent, folder)
 
@@ -152,6 +173,10 @@ class JsonPresenter:
         """Log until left."""
         with logs_to(stream=sys.stderr, level=logging.INFO), closing(self._log):
             yield
+
+    def served(self, address: str, link: str) -> None:
+        """Say where the page is; no log is to hold its link."""
+        structlog.get_logger("parfocal.run").info("page", address=address, link="`parfocal web --link` prints it")
 
     def built(self, folder: Path) -> None:
         """Say where the record lies."""

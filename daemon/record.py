@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -10,16 +12,28 @@ from typing import Any
 
 from parfocal import ParfocalError
 from parfocal.daemon.config_models import Limit
+from parfocal.daemon.deliberate import Suggested
 from parfocal.daemon.guard import Verdict
 from parfocal.daemon.owner import Done, Taken
 from parfocal.daemon.recorder import Recorder
-from parfocal.daemon.records import Grids, action_fields, assessment_fields, frame_fields, pack_array
-from parfocal.daemon.session import Session, check_room
+from parfocal.daemon.records import (
+    DecisionDigest,
+    Grids,
+    action_fields,
+    assessment_fields,
+    frame_fields,
+    pack_array,
+    verdict_fields,
+)
+from parfocal.daemon.session import Session, check_room, check_still_room
 from parfocal.daemon.states import State
 from parfocal.daemon.summary import Summary
 from parfocal.drivers.base import Frame, Microscope, Parameter
 from parfocal.models.base import Assessment
 from parfocal.policies.base import Action
+
+LOOK_EVERY_S = 2.0
+"""How often the room on the disk is looked at while a session runs."""
 
 
 class Record:
@@ -43,9 +57,17 @@ class Record:
         self._recorder: Recorder | None = None
         self._stored: dict[int, int] = {}
         self._headed = False
+        self._roomy = False
+        self._looked_s = time.monotonic()
+        self._digest = DecisionDigest()
         self._noted: deque[Callable[[], None]] = deque()
         if self._keep != "none":
             self._recorder = Recorder(session.folder / "frames.ome.zarr")
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Where frames go, if any are kept."""
+        return self._recorder
 
     def header(
         self,
@@ -92,8 +114,9 @@ class Record:
         """Keep this frame if all are kept; called in the microscope's thread."""
         if self._keep != "all" or self._recorder is None:
             return None
-        if frame.index == 0:
+        if not self._roomy:
             self._check_room(frame)
+            self._roomy = True
         return self._recorder.offer(frame)
 
     def frame(self, taken: Taken, unfit: str) -> None:
@@ -115,6 +138,7 @@ class Record:
         self._noted.append(partial(self._assessments, index, assessments))
 
     def _assessments(self, index: int, assessments: Mapping[str, Assessment]) -> None:
+        self._digest.told(index)
         for assessment in assessments.values():
             name = None
             if assessment.distribution is not None:
@@ -124,17 +148,30 @@ class Record:
                     self._journal.append("grid", grid=name, values=pack_array(grid))
             self._journal.append("assessment", index=index, **assessment_fields(assessment, name))
 
-    def policy(self, name: str, options: Mapping[str, Any]) -> None:
-        """Write which policy decides, with every option it was made with."""
+    def policy(self, name: str, options: Mapping[str, Any], continues: bool = False) -> None:
+        """Write which policy decides from now on, with every option it was made with.
+
+        `continues`: it went on from the checkpoint of the one before; else it begins anew.
+        """
         self.flush()
-        self._journal.append("policy", policy=name, options=options)
+        more = {"continues": True} if continues else {}
+        self._journal.append("policy", policy=name, options=options, **more)
+
+    def suggestion(self, index: int, suggested: Suggested) -> None:
+        """Note what the policy accepted, or why it fell back: a replay is given it, and decides the same."""
+        self._noted.append(partial(self._suggestion, index, suggested))
+
+    def _suggestion(self, index: int, suggested: Suggested) -> None:
+        self._journal.append("suggestion", index=index, **asdict(suggested))
 
     def action(self, index: int | None, action: Action) -> None:
         """Note an action, before anybody judges it."""
         self._noted.append(partial(self._action, index, action))
 
     def _action(self, index: int | None, action: Action) -> None:
-        self._journal.append("action", index=index, **action_fields(action))
+        fields = action_fields(action)
+        self._digest.action(index, fields)
+        self._journal.append("action", index=index, **fields)
 
     def verdict(self, index: int | None, verdict: Verdict, keep: Taken | None = None) -> None:
         """Note the guard's verdict; `keep` is the frame to record with it."""
@@ -142,7 +179,10 @@ class Record:
 
     def _verdict(self, index: int | None, verdict: Verdict, keep: Taken | None) -> None:
         refusal = verdict.refusal.name.lower() if verdict.refusal else None
-        self._journal.append("verdict", index=index, accepted=verdict.accepted, reason=verdict.reason, refusal=refusal)
+        fields = verdict_fields(verdict.accepted, verdict.reason, refusal)
+        self._digest.verdict(index, fields)
+        when = {"time_s": verdict.time_s} if math.isfinite(verdict.time_s) else {}
+        self._journal.append("verdict", index=index, **fields, **when)
         if keep is not None and self._keep == "decisions":
             self._store(keep.frame)
 
@@ -173,9 +213,16 @@ class Record:
         self._journal.append("error", error=type(error).__name__, message=str(error), time_s=time_s)
 
     def check(self) -> None:
-        """Raise `RecorderError` if frames could not be written."""
+        """Raise `RecorderError` if frames could not be written, `SessionError` before the disk is full.
+
+        What is left then is enough to write down how the session ended.
+        """
         if self._recorder is not None:
             self._recorder.check()
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s = now_s
+            check_still_room(self._session.folder)
 
     def finish(self, last: Taken | None) -> None:
         """Keep the last frame and wait until every frame is written."""
@@ -190,6 +237,7 @@ class Record:
         """Write the last record and the summary, and close the journal."""
         dropped = self._recorder.dropped if self._recorder is not None else 0
         content = summary.to_json() | {"error": summary.error, "exit_code": summary.exit_code}
+        content |= {"decisions": self._digest.decisions, "decisions_sha256": self._digest.sha256}
         try:
             self._journal.append("end", outcome=summary.outcome, unrecorded=dropped, summary=content)
         except ParfocalError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import queue
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,11 @@ from parfocal.drivers.base import Frame
 
 log = structlog.get_logger()
 QUEUE_BYTES = 256 * 1024 * 1024
+RESERVE_BYTES = 64 * 1024 * 1024
+"""Kept free of frames: what the journal and the end of the session need, however full the disk."""
+LOOK_EVERY_BYTES = 16 * 1024 * 1024
+IN_FLIGHT = 8
+"""Frames given to the file system and not confirmed yet; more would hide a full disk, and take memory nobody counts."""
 
 
 class RecorderError(ParfocalError):
@@ -33,12 +40,22 @@ class Recorder:
         Folder to make, ``frames.ome.zarr``.
     queue_bytes : int
         Frames waiting for the disk may take this much memory; more are refused and counted in `dropped`.
+    reserve_bytes : int
+        What is to stay free on the disk; a frame that would cut into it stops the recording with `RecorderError`.
+
+    Attributes
+    ----------
+    accepted, dropped, written : int
+        Frames taken, refused for want of room, and known to be on the disk.
     """
 
-    def __init__(self, path: Path, *, queue_bytes: int = QUEUE_BYTES) -> None:
+    def __init__(self, path: Path, *, queue_bytes: int = QUEUE_BYTES, reserve_bytes: int = RESERVE_BYTES) -> None:
         self.path = path
         self.accepted = 0
         self.dropped = 0
+        self.written = 0
+        self._reserve = reserve_bytes
+        self._since_look = LOOK_EVERY_BYTES
         self.error: BaseException | None = None
         self._room = queue_bytes
         self._queue: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
@@ -70,7 +87,11 @@ class Recorder:
             The disk is full, or the writer failed.
         """
         if self.error is not None:
-            raise RecorderError(f"{self.path}: frames cannot be written ({self.error})") from self.error
+            if isinstance(self.error, RecorderError):
+                raise self.error
+            raise RecorderError(
+                f"{self.path}: frames cannot be written any more ({self.error}); the {self.written} before are there"
+            ) from self.error
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is waiting, and close; raises `RecorderError` if that did not work out. Idempotent."""
@@ -84,6 +105,8 @@ class Recorder:
 
     def _run(self) -> None:
         try:
+            _warm_up()
+
             while (frame := self._queue.get()) is not None:
                 if self.error is None:
                     self._write(frame)
@@ -94,16 +117,32 @@ class Recorder:
 
     def _write(self, frame: Frame) -> None:
         try:
+            self._look_for_room(frame)
             if self._stream is None:
                 self._stream = open_stream(self.path, frame)
             self._stream.append(frame.pixels, frame_metadata=self._metadata(frame))
+            self.written += confirm(self._stream, IN_FLIGHT)
         except Exception as error:  # noqa: BLE001 - told to the loop by `check`
             log.error("recorder.failed", path=str(self.path), error=str(error))
             self.error = error
 
+    def _look_for_room(self, frame: Frame) -> None:
+        """Stop before the disk is full: what is left belongs to the journal."""
+        self._since_look += frame.pixels.nbytes
+        if self._since_look < LOOK_EVERY_BYTES:
+            return
+        self._since_look = 0
+        free = shutil.disk_usage(self.path.parent).free
+        if free < self._reserve + LOOK_EVERY_BYTES + frame.pixels.nbytes:
+            raise RecorderError(
+                f"{self.path}: only {free / 1e6:.0f} MB are left on the disk, which the journal needs: frames are "
+                f"recorded up to number {self.written} and no further; make room, or record less (session.record)"
+            )
+
     def _finish(self) -> None:
         try:
             if self._stream is not None:
+                self.written += confirm(self._stream, 0)
                 self._stream.close()
         except Exception as error:  # noqa: BLE001 - told to the loop by `check`
             self.error = self.error or error
@@ -122,12 +161,36 @@ class Recorder:
         return metadata
 
 
+def _warm_up() -> None:
+    """Import what takes long, in the recorder's thread and before there is a first frame."""
+    for name in ("ome_writers", "tensorstore", "yaozarrs"):
+        importlib.import_module(name)
+
+
+def confirm(stream: Any, in_flight: int) -> int:
+    """Wait until no more than `in_flight` frames are unconfirmed; return how many were confirmed now.
+
+    ome-writers itself looks at its writes only when it closes: until then a full disk would go unnoticed.
+
+    Raises
+    ------
+    Exception
+        What kept one of them from being written.
+    """
+    futures = stream._backend._futures  # noqa: SLF001 - there is no public way to wait for them
+    confirmed = 0
+    while len(futures) > in_flight:
+        futures.pop(0).result()
+        confirmed += 1
+    return confirmed
+
+
 def open_stream(path: Path, frame: Frame) -> Any:
-    """Open an ome-writers stream for frames like this one."""
+    """Open an ome-writers stream for frames like this one; whether they are simulated is on the disk from the start."""
     from ome_writers import AcquisitionSettings, Dimension, OmeZarrFormat, create_stream
 
     height, width = frame.pixels.shape
-    return create_stream(
+    stream = create_stream(
         AcquisitionSettings(
             root_path=str(path),
             format=OmeZarrFormat(backend="tensorstore"),
@@ -143,3 +206,5 @@ def open_stream(path: Path, frame: Frame) -> Any:
             ),
         )
     )
+    stream.set_global_metadata("parfocal", {"simulated": frame.simulated, "journal": "../journal.jsonl"})
+    return stream

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -159,3 +161,72 @@ def read_action(record: Mapping[str, Any]) -> Action:
             return Hold(record["reason"], detail)
         case other:
             raise ValueError(f"unknown action {other!r} in the journal")
+
+
+class DecisionDigest:
+    """A running SHA-256 of a session's decisions: what the policy wanted after each frame, and the guard's verdict.
+
+    The same when a session is recorded and when it is replayed from the record, if both decided the same, bit for bit:
+    over one line of canonical JSON (sorted keys, shortest floats that read back the same) for each action and verdict.
+    What the loop holds by itself, without asking the policy, does not count; nor does what is decided later about the
+    same frame, as beside an acquisition: the first action after a frame was told is the policy's.
+    """
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._told: int | None = None
+        self._judged: int | None = None
+        self.decisions = 0
+
+    def told(self, index: int) -> None:
+        """Learn which frame the policy was told of last."""
+        self._told, self._judged = index, None
+
+    def action(self, index: int | None, fields: Mapping[str, Any]) -> None:
+        """Take in an action, by the fields of its record."""
+        self._judged = None
+        if index is not None and index == self._told:
+            self._told, self._judged = None, index
+            self.decisions += 1
+            self._hash.update(canonical({"index": index, **{key: fields.get(key) for key in ACTION_KEYS}}))
+
+    def verdict(self, index: int | None, fields: Mapping[str, Any]) -> None:
+        """Take in what the guard said of it, by the fields of that record."""
+        if index is not None and index == self._judged:
+            self._judged = None
+            self._hash.update(canonical({"index": index, **{key: fields.get(key) for key in VERDICT_KEYS}}))
+
+    @property
+    def sha256(self) -> str:
+        """The digest so far, in hexadecimal."""
+        return self._hash.hexdigest()
+
+
+ACTION_KEYS = ("action", "reason", "settings", "detail")
+VERDICT_KEYS = ("accepted", "reason", "refusal")
+
+
+def verdict_fields(accepted: bool, reason: str, refusal: str | None) -> dict[str, Any]:
+    """Return the fields of a ``verdict`` record."""
+    return {"accepted": accepted, "reason": reason, "refusal": refusal}
+
+
+def canonical(value: Mapping[str, Any]) -> bytes:
+    """Return one line of canonical JSON, the same for a record just made and for one that was read back."""
+    try:
+        text = _CANONICAL.encode(value)
+    except ValueError:
+        text = _CANONICAL.encode(_words(value))
+    return text.encode() + b"\n"
+
+
+_CANONICAL = json.JSONEncoder(allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+def _words(value: Any) -> Any:
+    """NaN and infinities as the journal writes them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, Mapping):
+        return {key: _words(item) for key, item in value.items()}
+    return value

@@ -13,17 +13,19 @@ import structlog
 from parfocal.daemon.check import refuse_unusable, warnings_of
 from parfocal.daemon.config import load_config
 from parfocal.daemon.lock import InstanceLock, instrument_key
+from parfocal.daemon.logs import about_session
 from parfocal.daemon.presenters import Presenter, make_presenter
 from parfocal.daemon.signals import StopRequest, handled_signals
 from parfocal.daemon.view import RunFacts
 
 if TYPE_CHECKING:
     from parfocal.daemon.config import Config
-    from parfocal.daemon.loop import Listener, Loop
+    from parfocal.daemon.loop import Listener, Loop, Onlooker
     from parfocal.daemon.summary import Summary
 
 log = structlog.get_logger()
-WITHOUT_A_BODY = ("simulated", "recorded")
+SIMULATED = ("simulated", "simulated_sted")
+WITHOUT_A_BODY = ("simulated", "simulated_sted", "recorded")
 """Drivers of instruments that exist once a run, not once a room: what two such runs share is where they record."""
 
 
@@ -64,10 +66,10 @@ def run_session(
     refuse_unusable(config)
     folder = session_folder.absolute() if session_folder is not None else None
 
-    def build(listener: Listener) -> Loop:
+    def build(listeners: Sequence[Listener], onlooker: Onlooker | None) -> Loop:
         from parfocal.daemon import compose
 
-        return compose.build(config, session_folder=folder, shadow=shadow, listeners=(listener,))
+        return compose.build(config, session_folder=folder, shadow=shadow, listeners=listeners, onlooker=onlooker)
 
     presenter = make_presenter(run_facts(config, shadow=shadow), as_json=as_json)
     return run_locked(config, folder, build, presenter, presenter.finish).exit_code
@@ -76,26 +78,54 @@ def run_session(
 def run_locked(
     config: Config,
     session_folder: Path | None,
-    build: Callable[[Listener], Loop],
+    build: Callable[[Sequence[Listener], Onlooker | None], Loop],
     presenter: Presenter,
     finish: Callable[[Summary, Path], None],
 ) -> Summary:
-    """Take the instrument, run what `build` makes under signals and in view, `finish`, let the instrument go."""
+    """Take the instrument, run what `build` makes under signals and in view, `finish`, let the instrument go.
+
+    Whoever wants to watch or to command meanwhile is served as the configuration's ``service:`` and ``web:`` say.
+    """
+    from parfocal.daemon.manners.opening import manners_of
+    from parfocal.daemon.report.after import report_after
+    from parfocal.daemon.service.opening import service_of
+    from parfocal.daemon.web.process import page_of
+
     with InstanceLock(lock_key(config, session_folder)) as lock:
         lock.acquire(driver=config.microscope.driver)
-        with ExitStack() as view:
+        with (
+            service_of(config) as service,
+            page_of(config, service) as page,
+            manners_of(config) as manners,
+            ExitStack() as view,
+        ):
             view.enter_context(presenter.shown())
-            loop = build(presenter.listen)
+            if page is not None:
+                presenter.served(page.address, page.link)
+            listeners = [presenter.listen] if service is None else [presenter.listen, service.listen]
+            loop = build([*listeners, *manners.listeners], manners.and_also(service))
+            manners.attach(loop)
             folder = loop.session.folder
             lock.describe(session=str(folder))
             presenter.built(folder)
             for warning in warnings_of(config):
                 log.warning(warning)
-            with handled_signals(*_requests(loop, presenter)):
+            if service is not None:
+                service.attach(loop.orders.submit)
+                log.info("service", address=service.address, publish=service.publish)
+            if manners.address is not None:
+                log.info("metrics", address=manners.address)
+            with handled_signals(*_requests(loop, presenter)), about_session(folder.name):
                 summary = asyncio.run(loop.run())
+                manners.end(summary)
+                if service is not None:
+                    service.end(summary)
                 view.close()
+                report_after(folder)
                 # Still under the signals' handlers: an impatient second Ctrl-C must not cost the summary.
                 finish(summary, folder)
+                if service is not None:
+                    service.close()
     return summary
 
 
@@ -116,7 +146,7 @@ def run_facts(config: Config, *, shadow: bool = False) -> RunFacts:
     return RunFacts(
         driver=config.microscope.driver,
         policy=config.policy.name,
-        simulated=config.microscope.driver == "simulated",
+        simulated=config.microscope.driver in SIMULATED,
         shadow=shadow,
         folder=config.session.folder,
         max_frames=config.session.max_frames,

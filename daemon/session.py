@@ -24,6 +24,8 @@ from parfocal.daemon.journal import Journal
 
 SCHEMA = "parfocal.session/1"
 SPARE_BYTES = 64 * 1024 * 1024
+LEAST_BYTES = 16 * 1024 * 1024
+"""Below this a running session ends, while there is room to say so."""
 PACKAGES = ("numpy", "scipy", "torch", "pydantic", "pymmcore-plus", "ome-writers")
 
 
@@ -105,6 +107,16 @@ def check_room(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def check_still_room(folder: Path) -> None:
+    """End a session in good order before its disk is full; raises `SessionError`."""
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_BYTES:
+        raise SessionError(
+            f"{folder}: only {free / 1e6:.0f} MB are left on the disk: the session ends while that can still be "
+            "written down; make room and start another"
+        )
+
+
 def versions() -> dict[str, Any]:
     """Return what this runs on: versions of parfocal, Python and the packages that matter, and the platform."""
     found: dict[str, str] = {}
@@ -123,8 +135,13 @@ def versions() -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file so that it is either whole or absent."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, default=_plain) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is either whole or as it was before."""
     draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(content, indent=2, allow_nan=False, default=_plain) + "\n", encoding="utf-8")
+    draft.write_text(text, encoding="utf-8")
     os.replace(draft, path)
 
 

@@ -37,6 +37,7 @@ class Step:
     latency_ms: float
     notes: str = ""
     dose_unit: str = ""
+    dose_budget: float | None = None
 
 
 @dataclass
@@ -111,13 +112,15 @@ class Summary:
     truth_defocus_um: float = math.nan
     latency_p50_ms: float = math.nan
     latency_p99_ms: float = math.nan
+    recommendation: Mapping[str, Any] | None = None
     error: str = ""
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``parfocal run --json`` ends with; what is not known is null.
 
-        With a quality gate there is one key more, ``gate``.
+        With a quality gate there is one key more, ``gate``; where a policy looked for settings, ``recommendation``:
+        ``settings``, ``utility``, ``utility_sd``, ``images`` and ``reason``, why it stopped there.
         """
         known = {name: _known(value) for name, value in self.settings.items()}
         result: dict[str, Any] = {
@@ -137,6 +140,8 @@ class Summary:
         result["latency_ms"] = {"p50": _known(self.latency_p50_ms), "p99": _known(self.latency_p99_ms)}
         if self.gate is not None:
             result["gate"] = dict(self.gate)
+        if self.recommendation is not None:
+            result["recommendation"] = dict(self.recommendation)
         return result
 
 

@@ -11,10 +11,12 @@ def summary_lines(summary: Mapping[str, Any], dose_unit: str = "") -> list[tuple
     """Put the object of `run --json` into the rows of a small table: name and value in words."""
     final, truth = summary.get("final") or {}, summary.get("truth") or {}
     latency = summary.get("latency_ms") or {}
+    tuned = summary.get("recommendation") is not None and summary.get("frames_to_focus") is None
     rows = [
         ("outcome", str(summary.get("outcome", ""))),
         ("frames", _counts(summary)),
-        ("frames to focus", _form(summary.get("frames_to_focus"), "{}", "not reached")),
+        *_recommended(summary.get("recommendation")),
+        *([] if tuned else [("frames to focus", _form(summary.get("frames_to_focus"), "{}", "not reached"))]),
         ("travel", _form(summary.get("travel_um"), "{:.1f} um", "not known")),
         ("dose", _form(summary.get("dose"), f"{{:.4g}} {dose_unit}".rstrip(), "not known")),
     ]
@@ -22,7 +24,8 @@ def summary_lines(summary: Mapping[str, Any], dose_unit: str = "") -> list[tuple
     # What it was left at, not what it is at now: whoever reads of a laser here must not think that it is still on.
     rows.append(("last settings", f"{settings} (then made safe)" if settings else "not known"))
     sd = _form(final.get("defocus_sd_um"), " \u00b1 {:.3f}", "")
-    rows.append(("final defocus", _form(final.get("defocus_um"), f"{{:+.3f}}{sd} um", "not known")))
+    if not tuned:
+        rows.append(("final defocus", _form(final.get("defocus_um"), f"{{:+.3f}}{sd} um", "not known")))
     if final.get("quality") is not None:
         rows.append(("final quality", f"{final['quality']:.3g}"))
     if summary.get("gate"):
@@ -33,6 +36,17 @@ def summary_lines(summary: Mapping[str, Any], dose_unit: str = "") -> list[tuple
         parts = (f"{name} {_form(latency.get(name), '{:.2f} ms')}" for name in ("p50", "p99"))
         rows.append(("loop latency", ", ".join(parts)))
     return rows
+
+
+def _recommended(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What a policy that looked for settings recommends, and why it stopped there."""
+    if found is None:
+        return []
+    settings = ", ".join(f"{name} {value:.4g}" for name, value in (found.get("settings") or {}).items())
+    worth = _form(found.get("utility"), "; utility {:.3f}", "") + _form(found.get("utility_sd"), " \u00b1 {:.3f}", "")
+    rows = [("recommended", f"{settings}{worth}" if settings else "nothing")]
+    rows.append(("STED images", str(found.get("images"))))
+    return [*rows, ("why", str(found.get("reason", "")).partition("; recommended")[0])]
 
 
 def _counts(summary: Mapping[str, Any]) -> str:

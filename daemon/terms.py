@@ -13,6 +13,7 @@ class Deadlines:
     frame_s: float = 5.0
     command_s: float = 5.0
     safe_s: float = 5.0
+    score_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

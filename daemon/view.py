@@ -14,6 +14,7 @@ from rich.text import Text
 
 from parfocal.daemon.decisions import DecisionHistory
 from parfocal.daemon.quality_gate import QualityCounts
+from parfocal.daemon.stedview import StedPanel
 from parfocal.daemon.viewparts import (
     ALERT,
     CALM,
@@ -51,6 +52,8 @@ class RunFacts:
         No microscope, or no commands: both are said in the banner.
     folder : str
         Of the session.
+    page : str
+        Address of the web page, if there is one.
     max_frames, max_seconds : optional
         The session's length.
     dof_um : float, optional
@@ -64,6 +67,7 @@ class RunFacts:
     simulated: bool
     shadow: bool = False
     folder: str = ""
+    page: str = ""
     max_frames: int | None = None
     max_seconds: float | None = None
     dof_um: float | None = None
@@ -92,6 +96,7 @@ class RunView:
         self._defocus: deque[tuple[float, float]] = deque(maxlen=TRACE_POINTS)
         self._quality: deque[tuple[float, float]] = deque(maxlen=TRACE_POINTS)
         self._counts = QualityCounts()
+        self._sted = StedPanel() if facts.policy.startswith("sted.") else None
         self._judged: Step | None = None
         self._first_s: float | None = None
         self._stopping = ""
@@ -106,6 +111,8 @@ class RunView:
                 self.facts = replace(self.facts, simulated=True)
             self._first_s = time_s if self._first_s is None else self._first_s
             self._decisions.add(step)
+            if self._sted is not None:
+                self._sted.listen(step)
             if "z_um" in step.frame.settings:
                 self._z.append((time_s, step.frame.settings["z_um"]))
             defocus_um, _ = believed_defocus(step)
@@ -148,6 +155,13 @@ class RunView:
             text = f" loading the networks, opening the microscope, waiting for the first frame: {waited_s:.0f} s"
             return [*head, Text(), Text(text), Text(), *self._foot(None)][:height]
         foot = self._foot(step)
+        if self._sted is not None:
+            below = [rule("decision", width, ascii_only=ascii_only), *decided(decisions, width, 4)]
+            room = height - len(head) - len(below) - len(foot)
+            with self._lock:
+                found = self._sted.lines(step, width, room, ascii_only=ascii_only)
+            found += [Text()] * (room - len(found))
+            return [*head, *found, *below, *foot][:height]
         now = [rule("focus", width, ascii_only=ascii_only), *numbers(step, self.facts.dof_um)]
         limits = (self.facts.quality_below, self.facts.quality_above)
         now += quality_line(judged or step, counts, *limits, ascii_only=ascii_only)
@@ -171,7 +185,8 @@ class RunView:
 
     def _title(self) -> Text:
         facts = self.facts
-        return Text.assemble((" parfocal run", STRONG), f"  {facts.policy}  ", (facts.folder, FAINT))
+        page = f"  page {facts.page} (parfocal web --link)" if facts.page else ""
+        return Text.assemble((" parfocal run", STRONG), f"  {facts.policy}  ", (facts.folder, FAINT), (page, FAINT))
 
     def _progress(self, step: Step | None, first_s: float | None, width: int, *, ascii_only: bool) -> Text:
         facts = self.facts

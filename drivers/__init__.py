@@ -16,6 +16,7 @@ __all__ = ["BUILTIN", "ENTRY_POINTS", "driver_names", "make_microscope"]
 ENTRY_POINTS = "parfocal.drivers"
 BUILTIN: Mapping[str, str] = {
     "simulated": "parfocal.drivers.simulated:make_simulated",
+    "simulated_sted": "parfocal.drivers.sted:make_sted",
     "micromanager": "parfocal.drivers.micromanager:make_micromanager",
     "recorded": "parfocal.drivers.recorded:make_recorded",
 }

@@ -23,6 +23,8 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "mm_style": "parfocal.models.artefacts:make",
         "quality": "parfocal.models.quality:make",
         "sharpness": "parfocal.models.sharpness:make",
+        "sted_measures": "parfocal.models.sted_measures:make",
+        "sted_quality": "parfocal.models.sted_quality:make",
     }
 )
 """Name -> ``module:factory``; a factory takes the options and returns a `Model`. Imported only when asked for."""

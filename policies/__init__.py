@@ -23,6 +23,12 @@ BUILT_IN: Mapping[str, str] = {
     "focus.hold": "parfocal.policies.focus.hold:HoldPolicy",
     "focus.quality": "parfocal.policies.focus.quality:make",
     "focus.supervised": "parfocal.policies.focus.supervised:SupervisedPolicy",
+    "focus.follow": "parfocal.policies.focus.follow:FollowPolicy",
+    "sted.bayes": "parfocal.policies.sted.bayes:BayesPolicy",
+    "sted.thompson": "parfocal.policies.sted.thompson:ThompsonPolicy",
+    "sted.random": "parfocal.policies.sted.simple:RandomPolicy",
+    "sted.fixed": "parfocal.policies.sted.simple:FixedPolicy",
+    "sted.supervised": "parfocal.policies.sted.supervisor:SupervisorPolicy",
 }
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from parfocal.models.base import Assessment
 from parfocal.policies.base import Action, Change, Finish, Observation, Policy, PolicyError
 
+DELIBERATING = ("problem", "accept", "solver", "deadline_s")
+
 
 @dataclass(frozen=True)
 class GateTerms:
@@ -157,6 +159,9 @@ class GatedPolicy:
         self.name = policy.name
         self.reads = (*getattr(policy, "reads", ()), terms.model)
         self._policy, self._gate = policy, QualityGate(terms)
+        for name in DELIBERATING:  # a policy whose suggestions take time offers them here too
+            if hasattr(policy, name):
+                setattr(self, name, getattr(policy, name))
         self._assessment: Assessment | None = None
         self._waiting = False
 

@@ -20,11 +20,16 @@ from parfocal.daemon.cli import app
 from parfocal.daemon.compose import microscope_for, policy_maker
 from parfocal.daemon.config import ConfigError, load_config
 from parfocal.daemon.journal import Kind
-from parfocal.drivers import faults, mm_options, recorded, simulated_options
+from parfocal.drivers import faults, mm_options, recorded, simulated_options, sted_options
 from parfocal.policies.focus.belief import BeliefOptions
 from parfocal.policies.focus.jaf import JafOptions
 from parfocal.policies.focus.oughtafocus import OughtaFocusOptions
 from parfocal.policies.focus.sweep import SweepOptions
+from parfocal.policies.sted.bayes import BayesOptions
+from parfocal.policies.sted.preference import Weights
+from parfocal.policies.sted.simple import FixedOptions, RandomOptions
+from parfocal.policies.sted.supervisor import SupervisorOptions
+from parfocal.policies.sted.thompson import ThompsonOptions
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -92,6 +97,7 @@ def test_configurations_in_documents_have_the_right_keys(tmp_path: Path) -> None
         config_models.Dose,
         config_models.SessionSection,
         config_models.ServiceSection,
+        config_models.WebSection,
         simulated_options.SimulationOptions,
         simulated_options.DriftOptions,
         simulated_options.StageOptions,
@@ -100,10 +106,18 @@ def test_configurations_in_documents_have_the_right_keys(tmp_path: Path) -> None
         simulated_options.AberrationOptions,
         mm_options.PropertyOptions,
         recorded._Section,
+        sted_options.StedOptions,
+        sted_options.StedSimulationOptions,
         BeliefOptions,
         OughtaFocusOptions,
         JafOptions,
         SweepOptions,
+        BayesOptions,
+        ThompsonOptions,
+        RandomOptions,
+        FixedOptions,
+        SupervisorOptions,
+        Weights,
     ],
     ids=lambda model: model.__name__,
 )
@@ -138,7 +152,7 @@ def errors_of_the_code() -> dict[str, set[int]]:
 
 
 def test_every_error_is_in_the_reference_with_its_exit_code() -> None:
-    rows = re.findall(r"^\| `(\w+Error)`.*\| (\d+) \|$", text_of("docs/reference/errors.md"), re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z]\w+)`.*\| (\d+) \|$", text_of("docs/reference/errors.md"), re.MULTILINE)
     listed: dict[str, set[int]] = {}
     for name, code in rows:
         listed.setdefault(name, set()).add(int(code))

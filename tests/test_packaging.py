@@ -85,7 +85,13 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: list[str]) -> None:
     assert package - data == sources()
     weights = {f"parfocal/models/weights/{path.name}" for path in (ROOT / "models/weights").iterdir()}
     assert {name for name in weights if name.endswith(".safetensors")}, "the shipped network has no weights"
-    assert data == {"parfocal/py.typed", "parfocal/config.yaml", "parfocal/drivers/sim.cfg"} | weights
+    pages = {
+        f"parfocal/{path.relative_to(ROOT).as_posix()}"
+        for folder in ("daemon/report", "daemon/web/assets")
+        for path in (ROOT / folder).iterdir()
+        if path.is_file() and path.suffix != ".py"
+    }
+    assert data == {"parfocal/py.typed", "parfocal/config.yaml", "parfocal/drivers/sim.cfg"} | weights | pages
     info = {name.partition(".dist-info/")[2] for name in wheel if ".dist-info/" in name}
     assert {"METADATA", "entry_points.txt", "licenses/LICENSE"} <= info
 

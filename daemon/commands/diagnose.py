@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -41,15 +42,17 @@ def doctor(
         Path | None, typer.Argument(help="Configuration to look at too; the packaged one when absent.")
     ] = None,
     set_: SetOption = None,
+    alert: Annotated[bool, typer.Option("--alert", help="Also send a test message to alerts.webhook.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Look at versions, compute, Micro-Manager, models, limits, disk and clock; change nothing."""
     from parfocal.daemon.config import load_config
-    from parfocal.daemon.doctor import examine
+    from parfocal.daemon.doctor import examine, try_alert
 
     findings = []
     group = ""
-    for finding in examine(load_config(config, set_ or [])):
+    loaded = load_config(config, set_ or [])
+    for finding in chain(examine(loaded), try_alert(loaded) if alert else ()):
         findings.append(finding)
         if json_:
             continue

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from parfocal.daemon.check import checked as looked_at
 from parfocal.daemon.check import problems_of
+from parfocal.daemon.service.keys import new_key
 
 GOOD = """
 microscope: {driver: simulated, emission_nm: 520, pixel_um: 0.325}
@@ -63,13 +64,23 @@ def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:
     assert "none.yaml" in problems[0]
 
 
-def test_a_service_is_said_to_be_without_effect(tmp_path: Path) -> None:
-    (tmp_path / "scope.yaml").write_text(GOOD + "service: {bind: 'tcp://127.0.0.1:5571'}\n")
+def test_a_service_that_other_computers_reach_is_said(tmp_path: Path) -> None:
+    new_key(tmp_path / "keys", "ann", "operate")
+    service = "service:\n  bind: 'tcp://*:5571'\n  keys: keys\n  allow: {ann: operate}\n"
+    (tmp_path / "scope.yaml").write_text(GOOD + service)
     found = looked_at(tmp_path / "scope.yaml")
     assert found.problems == []
     (warning,) = found.warnings
-    assert "scope.yaml:5 service: this version has no service" in warning
-    assert "tcp://127.0.0.1:5571" in warning
-    (tmp_path / "scope.yaml").write_text(GOOD)
-    assert looked_at(tmp_path / "scope.yaml").warnings == []
+    says = "scope.yaml:6 service.bind: reachable from other computers (tcp://*:5571); allowed: ann (operate)"
+    assert warning.endswith(says)
+    for quiet in ("", "service: {bind: 'tcp://127.0.0.1:5571'}\n", service + "  enabled: false\n"):
+        (tmp_path / "scope.yaml").write_text(GOOD + quiet)
+        assert looked_at(tmp_path / "scope.yaml").warnings == []
     assert looked_at(None).warnings == []
+
+
+def test_keys_that_are_missing_are_problems(tmp_path: Path) -> None:
+    (tmp_path / "scope.yaml").write_text(GOOD + "service: {keys: keys, allow: {ann: operate}}\n")
+    (problem,) = problems_of(tmp_path / "scope.yaml")
+    assert "scope.yaml:5 service.keys: " in problem
+    assert "parfocal keys new" in problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from parfocal.daemon import running
 from parfocal.daemon.cli import app
 from parfocal.daemon.commands import tools
 from parfocal.daemon.config import load_config
+from parfocal.daemon.config_models import ServiceSection
 from parfocal.daemon.guard import SafetyTripError
 from parfocal.daemon.lock import InstanceLock
 from parfocal.drivers.base import DeviceNotFoundError
@@ -48,7 +50,8 @@ Invoke = Callable[..., Any]
 
 def test_help_lists_the_verbs_and_exit_codes(invoke: Invoke) -> None:
     text = invoke("--help").stdout
-    for verb in ("run", "check", "doctor", "score", "train", "evaluate", "calibrate", "bench", "Exit codes"):
+    verbs = "run check doctor score train evaluate calibrate bench status watch pause resume stop safe set snap keys"
+    for verb in (*verbs.split(), "Exit codes"):
         assert verb in text
     assert invoke("--version").stdout.strip() == f"parfocal {__version__}"
 
@@ -115,12 +118,17 @@ def test_check_as_json(invoke: Invoke, tmp_path: Path) -> None:
     assert len(said["problems"]) == 1
 
 
-def test_a_service_is_warned_of_and_keeps_nothing_from_running(invoke: Invoke, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("microscope: {driver: simulated}\nservice: {bind: 'tcp://127.0.0.1:5571'}\n")
-    says = "this version has no service: nothing listens on tcp://127.0.0.1:5571"
+def test_a_service_reached_from_elsewhere_is_warned_of_and_keeps_nothing_from_running(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    result = invoke("keys", "new", "ann", "--role", "operate", "--json")
+    assert json.loads(result.stdout)["secret"].endswith("ann.secret.json")
+    service = "{bind: 'tcp://0.0.0.0:*', keys: keys, allow: {ann: operate}}"
+    (tmp_path / "c.yaml").write_text(f"microscope: {{driver: simulated}}\nservice: {service}\n")
+    says = "reachable from other computers (tcp://0.0.0.0:*); allowed: ann (operate)"
     result = invoke("check", "c.yaml", *QUICK)
     assert result.exit_code == 0, result.output
-    assert f"warning: c.yaml:2 service: {says}" in result.stderr
+    assert f"warning: c.yaml:2 service.bind: {says}" in result.stderr
     said = json.loads(invoke("check", "c.yaml", *QUICK, "--json").stdout)
     assert (said["valid"], len(said["warnings"])) == (True, 1)
     result = invoke("run", "c.yaml", *QUICK, "--frames", "2")
@@ -128,6 +136,33 @@ def test_a_service_is_warned_of_and_keeps_nothing_from_running(invoke: Invoke, t
     (log,) = (tmp_path / "sessions").glob("*/log.jsonl")
     records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     assert [record["level"] for record in records if says in record["event"]] == ["warning"]
+
+
+def test_an_address_in_use_ends_with_75_where_it_was_asked_for(invoke: Invoke, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        result = invoke("run", *QUICK, "--frames", "2", f"--set=service.bind={address}")
+        assert result.exit_code == 75, result.output
+        assert f"service.bind: {address}: another program listens there already" in result.stderr
+        assert "Traceback" not in result.output
+        assert not (tmp_path / "sessions").exists()
+        result = invoke("run", *QUICK, "--frames", "2", f"--set=service={{bind: '{address}', enabled: false}}")
+        assert result.exit_code == 0, result.output
+
+
+def test_without_a_service_section_a_taken_port_keeps_nothing_from_running(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        default = ServiceSection(bind=f"tcp://127.0.0.1:{taken.getsockname()[1]}")
+        unasked = default.model_construct(_fields_set=set(), **default.model_dump())
+        monkeypatch.setattr("parfocal.daemon.service.opening.ServiceSection", lambda: unasked)
+        result = invoke("run", *QUICK, "--frames", "2")
+    assert result.exit_code == 0, result.output
 
 
 def test_hardware_that_is_not_there_ends_with_4(invoke: Invoke, tmp_path: Path) -> None:

@@ -196,6 +196,59 @@ class TestFacility:
         assert f"my.yaml:3 {key}: " in text
         assert f"{facility}:" in text
 
+    def test_start_settings_are_held_against_the_facilitys_limits_too(self, tmp_path: Path, facility: Path) -> None:
+        text = "microscope: {driver: x}\nstart: {z_um: 60}\n"
+        with pytest.raises(ConfigError, match=r"my\.yaml:2 start\.z_um: is outside limits\.z_um -50\.\.50"):
+            load_config(write(tmp_path, text))
+
+    def test_a_dose_without_a_unit_is_in_the_facilitys(self, tmp_path: Path, facility: Path) -> None:
+        dose = self.config(tmp_path, "dose: {budget: 50}").limits.dose
+        assert dose is not None
+        assert (dose.budget, dose.unit) == (50, "mJ")
+
+    @pytest.mark.parametrize(
+        ("microscope", "problem"),
+        [
+            ("exposure_ms: 500", "microscope.exposure_ms: is outside limits.exposure_ms -inf..100"),
+            ("initial_properties: [[Laser, Power, 80]]", "initial_properties[0]: is outside limits.laser 0..20"),
+            ("initial_properties: [[Laser, Power, full]]", "initial_properties[0]: is outside limits.laser 0..20"),
+            ("", "microscope.properties.light: is Laser Power, which"),
+        ],
+    )
+    def test_nothing_gets_past_it_by_another_way_or_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, microscope: str, problem: str
+    ) -> None:
+        limits = "limits:\n  exposure_ms: {upper: 100}\n  laser: {lower: 0, upper: 20}\n"
+        monkeypatch.setenv("PARFOCAL_FACILITY", str(write(tmp_path, limits, "facility.yaml")))
+        properties = "laser: {device: Laser, property: Power}"
+        allowed = f"microscope:\n  driver: x\n  properties: {{{properties}}}\n"
+        fine = "  exposure_ms: 100\n  initial_properties: [[Laser, Power, 20], [Laser, Mode, CW], [Camera, Gain, 99]]\n"
+        assert load_config(write(tmp_path, allowed + fine)).limits.parameters["laser"].upper == 20
+        if not microscope:
+            allowed = allowed.replace(properties, f"{properties}, light: {{device: Laser, property: Power}}")
+        with pytest.raises(ConfigError) as caught:
+            load_config(write(tmp_path, f"{allowed}  {microscope}\n"))
+        (found,) = caught.value.problems
+        assert problem in found
+
+    def test_a_link_that_leads_nowhere_is_not_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        link = tmp_path / "own.yaml"
+        link.symlink_to(tmp_path / "not-mounted" / "facility.yaml")
+        monkeypatch.setattr("parfocal.daemon.facility.FACILITY_FILE", link)
+        assert "nothing starts without" in problems(None)[0]
+        monkeypatch.setenv("PARFOCAL_FACILITY", str(write(tmp_path, "limits: {}\n", "mine.yaml")))
+        assert "cannot replace" in problems(None)[0]
+
+    def test_a_folder_nobody_may_look_into_is_not_no_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def locked(path: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("parfocal.daemon.facility.FACILITY_FILE", tmp_path / "locked" / "facility.yaml")
+        monkeypatch.setattr(Path, "lstat", locked)
+        assert "limits cannot be read (Permission denied)" in problems(None)[0]
+
     def test_narrows_the_packaged_example_but_not_what_somebody_asked_for(self, facility: Path) -> None:
         assert load_config(None).limits.parameters["z_um"].upper == 50
         assert "wider" in problems(None, "limits.z_um.upper=60")[0]

@@ -95,7 +95,8 @@ def test_damage_elsewhere_is_refused(journal: Journal, tmp_path: Path) -> None:
         (lines[:1] + lines[2:], "expected record 1"),
         ([lines[0], b"garbage\n", lines[2]], "not a record"),
         ([lines[0], b"[1]\n", lines[2]], "expected record 1"),
-        ([lines[0].replace(b"journal/1", b"journal/9")], "expected schema"),
+        ([lines[0].replace(b"journal/1", b"journal/9")], "written by a newer parfocal"),
+        ([lines[0].replace(b"journal/1", b"diary/1")], "expected schema"),
         ([], "no whole record"),
     ):
         journal.path.write_bytes(b"".join(damaged))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
+import time
+from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -51,6 +56,8 @@ def test_a_slow_disk_drops_and_counts_but_never_waits(tmp_path: Path, monkeypatc
     gate = threading.Event()
 
     class Slow:
+        _backend = SimpleNamespace(_futures=[])
+
         def append(self, pixels: Any, frame_metadata: Any) -> None:
             gate.wait(10)
 
@@ -91,3 +98,73 @@ def test_frames_of_another_shape_are_counted_not_mixed_in(tmp_path: Path) -> Non
     assert recorder.offer(frame(2, dtype=np.uint8)) is None
     recorder.close()
     assert (recorder.accepted, recorder.dropped) == (1, 2)
+
+
+class Failing:
+    """A stream whose writes fail only after they were accepted, as those of a full disk do."""
+
+    def __init__(self) -> None:
+        self._backend = SimpleNamespace(_futures=[])
+        self.appended = 0
+
+    def append(self, pixels: Any, frame_metadata: Any) -> None:
+        self.appended += 1
+        number = self.appended
+
+        def result() -> None:
+            if number > 2:
+                raise OSError(28, "No space left on device")
+
+        self._backend._futures.append(SimpleNamespace(result=result))
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_write_that_fails_later_is_noticed_while_the_session_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Failing()
+    monkeypatch.setattr(recorder_module, "open_stream", lambda path, first: stream)
+    with structlog.testing.capture_logs():
+        recorder = Recorder(tmp_path / "f")
+        for index in range(20):
+            recorder.offer(frame(index))
+        deadline = time.monotonic() + 20
+        while recorder.error is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        with pytest.raises(RecorderError, match=r"No space left.*the 2 before are there"):
+            recorder.check()
+        assert stream.appended == 2 + recorder_module.IN_FLIGHT + 1  # not one more than can be in flight
+        with pytest.raises(RecorderError):
+            recorder.close()
+
+
+def test_what_the_journal_needs_is_left_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage, free = namedtuple("usage", "total used free"), [10**9]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**10, 0, free[0]))
+    monkeypatch.setattr(recorder_module, "LOOK_EVERY_BYTES", 10 * frame(0).pixels.nbytes)
+    with structlog.testing.capture_logs():
+        recorder = Recorder(tmp_path / "frames.ome.zarr")
+        for index in range(10):
+            recorder.offer(frame(index))
+        while recorder._queue.qsize():
+            time.sleep(0.002)
+        free[0] = recorder_module.RESERVE_BYTES
+        for index in range(10, 40):
+            recorder.offer(frame(index))
+        with pytest.raises(RecorderError, match="67 MB are left on the disk, which the journal needs"):
+            recorder.close()
+    shape = read(tmp_path / "frames.ome.zarr")["0"].to_tensorstore().shape
+    assert 10 <= shape[0] <= 20
+
+
+def test_simulated_is_on_the_disk_from_the_first_frame_on(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "frames.ome.zarr")
+    recorder.offer(frame(0))
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "frames.ome.zarr" / "0" / "c" / "0").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    attributes = json.loads((tmp_path / "frames.ome.zarr" / "zarr.json").read_text())["attributes"]
+    assert attributes["parfocal"]["simulated"] is True  # and not only when it is closed, which a kill prevents
+    recorder.close()

@@ -13,7 +13,7 @@ import pytest
 
 from parfocal.daemon.config import Config, load_config
 from parfocal.daemon.journal import read_journal
-from parfocal.daemon.session import Session, SessionError, check_room, write_json
+from parfocal.daemon.session import Session, SessionError, check_room, check_still_room, write_json
 
 
 @pytest.fixture
@@ -64,6 +64,10 @@ def test_a_full_disk_is_refused_before_the_start(config: Config, monkeypatch: py
     check_room(Path("."), 10**8)
     with pytest.raises(SessionError):
         check_room(Path("."), 10**9)
+    check_still_room(Path("."))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
+    with pytest.raises(SessionError, match="only 1 MB are left"):
+        check_still_room(Path("."))
 
 
 def test_json_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_makes_the_simulated_microscope_on_the_clock_it_is_given() -> None:
 
 def test_all_built_in_drivers_are_listed_without_being_imported() -> None:
     assert set(BUILTIN) <= set(driver_names())
-    assert {"simulated", "micromanager", "recorded"} == set(BUILTIN)
+    assert {"simulated", "simulated_sted", "micromanager", "recorded"} == set(BUILTIN)
 
 
 @pytest.mark.parametrize("driver", sorted(BUILTIN))

@@ -12,6 +12,7 @@ from parfocal.policies.base import Hold, Policy, PolicyError, PolicyOptionError
 
 NAMES = [
     "focus.belief", "focus.oughtafocus", "focus.jaf", "focus.sweep", "focus.hold", "focus.quality", "focus.supervised",
+    "focus.follow",
 ]  # fmt: skip
 
 

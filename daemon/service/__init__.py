@@ -1,0 +1,1 @@
+"""The service: how other programs talk to a running daemon and watch it, over ZeroMQ."""

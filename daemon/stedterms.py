@@ -1,0 +1,74 @@
+"""What a STED policy is told of the configuration: where trials may be made, in which steps, with how much light."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from parfocal.daemon.config import ConfigError
+
+if TYPE_CHECKING:
+    from parfocal.daemon.config import Config
+
+SUPERVISED = "sted.supervised"
+BEAMS = ("excitation_power", "depletion_power", "dwell_us", "line_steps")
+POSITIONS = ("x_um", "y_um")
+
+
+def sted_options(config: Config, dof_um: float | None = None) -> dict[str, Any]:
+    """Return the policy's options: the user's, and from limits and dose budget what the user did not say.
+
+    Of ``sted.supervised`` these are the options of both policies that it composes.
+
+    Raises
+    ------
+    ConfigError
+        The user's bounds are wider than the limits: every trial out there would be refused by the guard.
+    """
+    given = config.policy.options
+    if config.policy.name != SUPERVISED:
+        return _tuning(config, given, ("policy",))
+    focusing: dict[str, Any] = {}
+    limit = config.limits.parameters.get("z_um")
+    if limit is not None:
+        bounds = {"lower_um": limit.lower, "upper_um": limit.upper, "max_step_um": limit.max_step}
+        focusing = {name: value for name, value in bounds.items() if value is not None}
+    if dof_um is not None:
+        focusing["dof_um"] = dof_um
+    both = {"sted": _tuning(config, _mapping(given.get("sted")), ("policy", "sted"))}
+    both["focusing"] = focusing | _mapping(given.get("focusing"))
+    return {**given, **both}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _tuning(config: Config, given: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    limits = config.limits.parameters
+    known = {
+        name: [limit.lower, limit.upper]
+        for name, limit in limits.items()
+        if name in (*BEAMS, *POSITIONS) and limit.lower is not None and limit.upper is not None
+    }
+    own = _mapping(given.get("bounds"))
+    _check_within(config, known, own, path)
+    options: dict[str, Any] = {"bounds": known | own} if known or own else {}
+    steps = {n: limit.max_step for n, limit in limits.items() if limit.max_step is not None and n != "z_um"}
+    if steps or "max_step" in given:
+        options["max_step"] = steps | _mapping(given.get("max_step"))
+    if config.limits.dose is not None:
+        options["dose_budget"] = config.limits.dose.budget
+    return {**given, **{k: v for k, v in options.items() if k in ("bounds", "max_step") or k not in given}}
+
+
+def _check_within(config: Config, known: Mapping[str, Any], own: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    for name, pair in own.items():
+        if name not in known or not isinstance(pair, list) or len(pair) != 2:
+            continue  # the policy says what is wrong with its shape
+        (lower, upper), (low, high) = pair, known[name]
+        if lower < low or upper > high:
+            raise ConfigError(
+                f"{config.where(*path, 'bounds', name)}: {lower:g}..{upper:g} is wider than limits.{name} "
+                f"({low:g}..{high:g}): the guard would refuse what lies outside"
+            )

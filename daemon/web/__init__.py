@@ -1,0 +1,1 @@
+"""The web page: a process of its own that watches a daemon's events and passes commands on."""

@@ -1,0 +1,1 @@
+"""Policies that tune a STED microscope: trials of three frames, objectives, preferences, safe steps, surrogates."""
