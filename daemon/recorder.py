@@ -140,12 +140,17 @@ class Recorder:
             )
 
     def _finish(self) -> None:
-        try:
-            if self._stream is not None:
-                self.written += confirm(self._stream, 0)
-                self._stream.close()
-        except Exception as error:  # noqa: BLE001 - told to the loop by `check`
-            self.error = self.error or error
+        """Wait for what was written and close, the second also where the first fails: an open stream speaks at exit."""
+        if self._stream is None:
+            return
+        for end in (self._confirm_all, self._stream.close):
+            try:
+                end()
+            except Exception as error:  # noqa: BLE001 - told to the loop by `check`
+                self.error = self.error or error
+
+    def _confirm_all(self) -> None:
+        self.written += confirm(self._stream, 0)
 
     def _metadata(self, frame: Frame) -> dict[str, Any]:
         settings = {name: float(value) for name, value in frame.settings.items()}
