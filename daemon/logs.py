@@ -61,7 +61,8 @@ class _PassingQueueHandler(QueueHandler):
 
     def prepare(self, record: logging.LogRecord) -> Any:
         if not isinstance(record.msg, dict):
-            record.parfocal_context = structlog.contextvars.get_contextvars()
+            # Now: when it is formatted, in another thread, the session may be over.
+            record.parfocal_context = {**_SESSION, **structlog.contextvars.get_contextvars()}
         return record
 
 
