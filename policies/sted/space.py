@@ -41,9 +41,13 @@ class Space:
     @staticmethod
     def of(bounds: Mapping[str, Sequence[float]]) -> Space:
         """Make the space from the bounds of the parameters."""
-        names = tuple(name for name in TUNED if name in bounds and (name != LINES or bounds[name][1] > bounds[name][0]))
-        lower = [float(bounds[name][0]) for name in names]
-        upper = [float(bounds[name][1]) for name in names]
+        found = {name: (float(bounds[name][0]), float(bounds[name][1])) for name in TUNED if name in bounds}
+        if LINES in found:  # there are no half line steps, and less than one is none
+            low, high = found[LINES]
+            found[LINES] = (float(max(1, math.ceil(low))), float(math.floor(high)))
+        names = tuple(name for name, (low, high) in found.items() if name != LINES or high > low)
+        lower = [found[name][0] for name in names]
+        upper = [found[name][1] for name in names]
         for index, name in enumerate(names):
             if name != DEPLETION and lower[index] <= 0:
                 lower[index] = upper[index] * DARKEST_SHARE

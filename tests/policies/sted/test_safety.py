@@ -85,6 +85,13 @@ def test_the_dimmest_is_the_least_of_everything() -> None:
     }  # fmt: skip
 
 
+def test_line_steps_are_whole_also_where_the_bounds_are_not() -> None:
+    box = {"excitation_power": (0.1, 10.0), "dwell_us": (1.0, 100.0)}
+    space = Space.of(box | {"line_steps": (0.0, 3.5)})
+    assert space.settings(space.from_unit(np.ones(space.size))[0])["line_steps"] == 3.0
+    assert "line_steps" not in Space.of(box | {"line_steps": (0.0, 1.5)}).names  # one alone: nothing to choose
+
+
 @given(st.data())
 @settings(max_examples=80, deadline=None)
 def test_settings_survive_naming_and_the_unit_cube(data: Any) -> None:
