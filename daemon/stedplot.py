@@ -220,7 +220,7 @@ def whole_svg(reader: SessionReader, trials: StedTrials) -> str:
         drawn = make().svg(wide, high).replace("<svg ", f'<svg x="{x}" y="{y + 6}" width="{wide}" height="{high}" ', 1)
         note = " (across: share bleached)" if caption.startswith("Across: share") else ""
         if title == "Utility":
-            note = " (line: expected of what is recommended by then; band: 90 %)"
+            note = " (line: the recommendation; band: 90 %)"
         out.append(f'<text class="head" x="{x}" y="{y}">{escape(title + note)}</text>{drawn}')
     left = 20.0
     for style, words in LEGEND:
