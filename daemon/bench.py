@@ -27,10 +27,12 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes (focus, sted)")
     parser.add_argument("--seeds", type=count, default=20, help="samples of each structure and dye (sted)")
     parser.add_argument("--images", type=count, default=20, help="STED images of each episode (sted)")
+    parser.add_argument("--dyes", default="", help="comma-separated, instead of robust, fragile, dim (sted)")
     parser.add_argument("--policies", default="", help="comma-separated, of those the table compares (focus, sted)")
-    parser.add_argument("--fields", type=Path, help="folder of real in-focus fields (defocus)")
-    parser.add_argument("--stacks", type=Path, help="folder of focus series with a truth.csv (defocus)")
+    parser.add_argument("--fields", type=Path, help="folder of real in-focus fields (defocus, restore)")
+    parser.add_argument("--stacks", type=Path, help="folder of focus series with a truth.csv (defocus, restore)")
     parser.add_argument("--yang", type=Path, help="weights of the paper's network, retrained (defocus)")
+    parser.add_argument("--comi", type=Path, help="card of the CycleGAN (restore)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each subscribers' measurement (service)")
     parser.add_argument("--messages", type=count, default=100_000, help="of strangers (service)")
     parser.add_argument("--events", type=count, default=100, help="of each acquisition (mda)")
@@ -46,6 +48,7 @@ def run(argv: Sequence[str]) -> int:
     need_folder("--fields", options.fields)
     need_folder("--stacks", options.stacks)
     need_file("--yang", options.yang)
+    need_file("--comi", options.comi)
     names = list(known) if options.what == "all" else [options.what]
     found: dict[str, Any] = {"machine": machine()}
     for name in names:
@@ -100,6 +103,7 @@ def _tables() -> dict[str, Callable[[argparse.Namespace], Table]]:
         "defocus": late("bench_defocus", "defocus"),
         "frc": late("bench_quality", "frc"),
         "quality": late("bench_quality", "quality"),
+        "restore": late("bench_restore", "restore"),
         "sted": late("bench_sted", "sted"),
         "service": late("bench_service", "service"),
         "mda": late("bench_mda", "mda"),

@@ -35,7 +35,7 @@ def checked(path: Path | None, overrides: Sequence[str] = ()) -> Checked:
     from parfocal.daemon.compose import check
 
     missing = list(_missing_files(config)) + list(_webhook(config))
-    return Checked(missing or check(config) or list(_models(config)), warnings_of(config))
+    return Checked(missing or check(config) or [*_models(config), *_restorer(config)], warnings_of(config))
 
 
 def problems_of(path: Path | None, overrides: Sequence[str] = ()) -> list[str]:
@@ -66,7 +66,7 @@ def refuse_unusable(config: Config) -> None:
     ParfocalError
         Whatever else keeps them from being made.
     """
-    from parfocal.daemon.compose import microscope_for, policy_maker, scorer_for
+    from parfocal.daemon.compose import check_preview, microscope_for, policy_maker, scorer_for
     from parfocal.daemon.service.auth import allow_list
 
     missing = list(_missing_files(config)) + list(_webhook(config))
@@ -75,6 +75,7 @@ def refuse_unusable(config: Config) -> None:
     microscope_for(config)
     scorer_for(config)
     policy_maker(config)
+    check_preview(config)
     allow_list(config)
 
 
@@ -88,6 +89,19 @@ def _models(config: Config) -> Iterator[str]:
         except ParfocalError as error:
             key = ("scoring", "options", spec.name) if spec.name in config.scoring.options else ("scoring", "models")
             yield f"{config.where(*key)}: {error}"
+
+
+def _restorer(config: Config) -> Iterator[str]:
+    """Make the method of the restored preview: only then it shows whether its options are right."""
+    section = config.preview
+    if section is None or section.restored == "off":
+        return
+    from parfocal.models.restore import make_restorer
+
+    try:
+        make_restorer(section.restored, section.options)
+    except ParfocalError as error:
+        yield f"{config.where('preview', 'options' if section.options else 'restored')}: {error}"
 
 
 def _webhook(config: Config) -> Iterator[str]:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from parfocal import ParfocalError, __version__
-from parfocal.daemon.commands import calibrate, diagnose, keys, prefer, replay, run, score, talk, tools, web
+from parfocal.daemon.commands import calibrate, diagnose, keys, prefer, replay, restore, run, score, talk, tools, web
 from parfocal.daemon.commands import report as report_command
 from parfocal.daemon.errors import Debugging, report
 from parfocal.daemon.signals import leave_on_signal
@@ -41,6 +41,7 @@ app.command("run", short_help="Keep a microscope in focus.")(run.run)
 app.command("check", short_help="Check a configuration.")(diagnose.check)
 app.command("doctor", short_help="Look at this machine and installation.")(diagnose.doctor)
 app.command("score", short_help="Say how far image files are from focus.")(score.score)
+app.command("restore", short_help="Show what out-of-focus images would look like in focus.")(restore.restore)
 app.command("calibrate", short_help="Measure an objective's response with a short sweep.")(calibrate.calibrate)
 app.command("prefer", short_help="Teach what is wanted of a STED image, by picks.")(prefer.prefer)
 app.command("report", short_help="Write a session as one HTML file.")(report_command.report)

@@ -38,6 +38,7 @@ from parfocal.daemon.service.messages import (
     SetLimit,
     SetOption,
     SetPolicy,
+    SetPreview,
     Snap,
     Status,
     StatusReply,
@@ -75,6 +76,8 @@ class Verbs(Generic[_D, _S]):
         Where it publishes its events; the next port when absent.
     timeout_s : float
         How long to wait for an answer.
+    via : str
+        What this program calls itself: shown to everybody, and in the journal, beside who sent a command.
 
     Raises
     ------
@@ -93,8 +96,9 @@ class Verbs(Generic[_D, _S]):
         key: Path | str | None = None,
         publish: str | None = None,
         timeout_s: float = 5.0,
+        via: str = "",
     ) -> None:
-        self._link = Link(address, key=key, publish=publish)
+        self._link = Link(address, key=key, publish=publish, via=via)
         self.address = self._link.address
         self.timeout_s = timeout_s
 
@@ -146,6 +150,17 @@ class Verbs(Generic[_D, _S]):
         """Let another policy decide from the next frame on."""
         return self._ask(_made(SetPolicy, policy=policy, options={**(options or {}), **more}))
 
+    def set_preview(self, key: str, value: str | float | None) -> _D:
+        """Switch the restored preview on or off, or change how often one is computed; `None`: as configured.
+
+        Parameters
+        ----------
+        key : {"restored", "every_s"}
+        value : str or float, optional
+            A method's name or ``off``; seconds.
+        """
+        return self._ask(_made(SetPreview, key=key, value=value))
+
 
 class Client(Verbs[Done, DaemonStatus]):
     """Talks to a daemon; each call waits for the answer. For one thread at a time."""
@@ -157,8 +172,9 @@ class Client(Verbs[Done, DaemonStatus]):
         key: Path | str | None = None,
         publish: str | None = None,
         timeout_s: float = 5.0,
+        via: str = "",
     ) -> None:
-        super().__init__(address, key=key, publish=publish, timeout_s=timeout_s)
+        super().__init__(address, key=key, publish=publish, timeout_s=timeout_s, via=via)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._watching: list[Events] = []
         try:
@@ -296,8 +312,9 @@ class AsyncClient(Verbs[Awaitable[Done], Awaitable[DaemonStatus]]):
         key: Path | str | None = None,
         publish: str | None = None,
         timeout_s: float = 5.0,
+        via: str = "",
     ) -> None:
-        super().__init__(address, key=key, publish=publish, timeout_s=timeout_s)
+        super().__init__(address, key=key, publish=publish, timeout_s=timeout_s, via=via)
         self._context = zmq.asyncio.Context()
         self._turn = asyncio.Lock()
         try:

@@ -16,7 +16,7 @@ from parfocal.daemon.loop import Listener, Loop, Onlooker
 from parfocal.daemon.owner import ServingClock
 from parfocal.daemon.service.auth import allow_list
 from parfocal.daemon.session import Session
-from parfocal.daemon.stedterms import sted_options
+from parfocal.daemon.stedterms import sted_options, within_detector
 from parfocal.daemon.terms import Deadlines, Ending
 from parfocal.drivers import driver_names, make_microscope
 from parfocal.drivers.base import Frame, Microscope, ParameterError
@@ -96,7 +96,9 @@ def check(config: Config) -> list[str]:
         _check_driver(config)
     except ConfigError as error:
         return error.problems  # what else there is to say depends on it
-    makers: Sequence[Callable[[Config], object]] = (microscope_for, scorer_for, policy_maker, allow_list)
+    makers: Sequence[Callable[[Config], object]] = (
+        microscope_for, scorer_for, policy_maker, check_preview, allow_list,
+    )  # fmt: skip
     for make in makers:
         try:
             make(config)
@@ -244,6 +246,8 @@ def policy_maker(config: Config) -> PolicyMaker:
 
     def make(frame: Frame | None) -> tuple[Policy, dict[str, Any]]:
         options = policy_options(config, frame.pixel_um if frame else None)
+        if frame is not None and config.policy.name.startswith("sted."):
+            options = within_detector(config, options, frame)
         try:
             policy = make_policy(config.policy.name, options)
         except PolicyOptionError as error:
@@ -256,6 +260,12 @@ def policy_maker(config: Config) -> PolicyMaker:
 
     make(None)
     return make
+
+
+def check_preview(config: Config) -> None:
+    """Raise `ConfigError` for a restored preview without the network that says how far a frame is out of focus."""
+    if config.preview is not None and config.preview.restored != "off":
+        _check_scored(config, ("defocus",), ("preview", "restored"))
 
 
 def _believes(config: Config) -> bool:

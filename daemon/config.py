@@ -29,6 +29,7 @@ from parfocal.daemon.config_models import (
     MetricsSection,
     MicroscopeSection,
     PolicySection,
+    PreviewSection,
     QualitySection,
     ScoringSection,
     Section,
@@ -46,6 +47,7 @@ PATH_KEYS: tuple[KeyPath, ...] = (
     ("microscope", "path"),
     ("microscope", "z_csv"),
     ("policy", "calibration"),
+    ("preview", "options", "card"),
     ("session", "folder"),
     ("service", "keys"),
     ("web", "key"),
@@ -64,6 +66,7 @@ class Config(Section):
     limits: LimitsSection = LimitsSection()
     session: SessionSection = SessionSection()
     service: ServiceSection | None = None
+    preview: PreviewSection | None = None
     web: WebSection | None = None
     metrics: MetricsSection | None = None
     alerts: AlertsSection | None = None

@@ -260,6 +260,25 @@ class ServiceSection(Section):
         return self
 
 
+class PreviewSection(Section):
+    """What is computed of the live frame for people to look at; nothing of it feeds a score, a policy or the record.
+
+    `restored`: the frame as it would look in focus, by this method, from the frame and the defocus that the network
+    tells of it; one every `every_s` at most. Beyond `timeout_ms` its process counts as stalled and is started again.
+    `options` are the method's.
+    """
+
+    restored: Literal["off", "unet", "wiener", "richardson_lucy"] = "off"
+    every_s: Annotated[float, Field(ge=0.1, le=3600)] = 1.0
+    timeout_ms: Annotated[float, Field(ge=100, le=600_000)] = 10_000.0
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("restored", mode="before")
+    @classmethod
+    def _off(cls, restored: Any) -> Any:
+        return "off" if restored is False else restored  # what YAML makes of the word off
+
+
 class WebSection(Section):
     """The web page of a run: where it is served, on this computer only, and whether a browser is opened at once.
 

@@ -138,7 +138,10 @@ class Decider:
         time_s = middle_s(frame.start_s, frame.end_s)
         if self.policy is None:
             self.policy, self.policy_options = self._make_policy(frame)
-        self.policy.tell(Observation(frame.index, settings, time_s, taken.dose, assessments))
+        observation = Observation(frame.index, settings, time_s, taken.dose, assessments)
+        if getattr(self.policy, "off_loop", False):
+            return Decision(await asyncio.to_thread(_decided, self.policy, observation), assessments, scoring_s)
+        self.policy.tell(observation)
         suggested = await self._deliberate(self.policy, alive)
         return Decision(self.policy.ask(), assessments, scoring_s, suggested=suggested)
 
@@ -248,3 +251,9 @@ class Decider:
         finally:
             first.cancel()
             future.cancel()  # ends the watch where this was interrupted
+
+
+def _decided(policy: Policy, observation: Observation) -> Action:
+    """Tell and ask a policy that takes milliseconds; nobody else touches it while a frame is decided on."""
+    policy.tell(observation)
+    return policy.ask()

@@ -46,6 +46,7 @@ IMMERSION_INDEX: Mapping[str, float] = {
 
 
 LARGEST_NA = 1.7
+DRY = "assumed immersion index 1.0 (a dry objective), because the NA is below 1; --immersion-index says otherwise"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class PartialOptics:
         """
         return [field.name for field in fields(self) if getattr(self, field.name) is None and field.name != _OPTIONAL]
 
+    def asked_for(self) -> str:
+        """Name what is missing as options of the command line, separated by commas; empty where nothing is."""
+        return ", ".join(f"--{_OPTION[name]}" for name in self.missing())
+
     def with_dry_index(self) -> PartialOptics:
         """Fill a missing immersion index with 1.0 where the NA can be that of a dry objective (below 1).
 
@@ -113,6 +118,12 @@ class PartialOptics:
 
 
 _OPTIONAL = "magnification"
+_OPTION = {
+    "na": "na",
+    "immersion_index": "immersion-index",
+    "emission_um": "emission-nm",
+    "pixel_um": "pixel-um",
+}
 
 
 def length_um(value: float | None, unit: str | None) -> float | None:
@@ -164,6 +175,15 @@ def optics_of_ome(xml: str, image_index: int, channel_index: int) -> PartialOpti
             unit = channel.get("EmissionWavelengthUnit", "nm")
             emission_um = length_um(_positive(channel, "EmissionWavelength"), unit)
     return PartialOptics(na, index, emission_um, pixel_um, magnification)
+
+
+def z_step_of_ome(xml: str, image_index: int) -> float | None:
+    """Distance of an image's planes along z in um; None where OME-XML does not say."""
+    root = _parsed(xml)
+    images = [] if root is None else _below(root, "Image")
+    for pixels in _below(images[image_index], "Pixels")[:1] if image_index < len(images) else []:
+        return length_um(_positive(pixels, "PhysicalSizeZ"), pixels.get("PhysicalSizeZUnit", "µm"))
+    return None
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,8 @@ from parfocal.daemon.fileoptics import PartialOptics
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".btf", ".tf8"})
 PNG_SUFFIXES = frozenset({".png"})
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif"})
+"""Never read: their numbers are no counts. Found where a verb has something to say of them."""
 ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 READABLE = "TIFF, OME-TIFF, PNG and OME-Zarr"
 
@@ -43,6 +45,12 @@ class Plane:
         Returns the pixels, shape (height, width); raises `ImageFileError`.
     planes : int or None
         How many the file holds, where that is known before they are read; for a progress bar.
+    shape : tuple of int or None
+        Height and width, where they are known before it is read.
+    lossy : str
+        Name of the compression, if it is one that changes pixels.
+    z_step_um : float or None
+        Distance of neighbouring planes along z, where the file says so.
     """
 
     path: Path
@@ -51,9 +59,12 @@ class Plane:
     axes: Mapping[str, int] = field(default_factory=dict)
     optics: PartialOptics = field(default_factory=PartialOptics)
     planes: int | None = None
+    shape: tuple[int, int] | None = None
+    lossy: str = ""
+    z_step_um: float | None = None
 
 
-def find_images(paths: Iterable[Path], skip: Collection[Path] = ()) -> list[Path]:
+def find_images(paths: Iterable[Path], skip: Collection[Path] = (), also: Collection[str] = frozenset()) -> list[Path]:
     """List the images meant by `paths`: files as they are, folders searched recursively, hidden ones skipped.
 
     A folder below those asked for that cannot be listed is in the list itself: `iter_planes` says why.
@@ -64,6 +75,8 @@ def find_images(paths: Iterable[Path], skip: Collection[Path] = ()) -> list[Path
         Files and folders.
     skip : collection of Path
         Folders not to search, such as the one that maps of these very images are written to.
+    also : collection of str
+        Endings of further files in folders that the caller has something to say of, such as `JPEG_SUFFIXES`.
 
     Raises
     ------
@@ -82,7 +95,7 @@ def find_images(paths: Iterable[Path], skip: Collection[Path] = ()) -> list[Path
         if not is_folder or is_zarr(path):
             found.append(path)
             continue
-        inside = list(_walk(path, skipped))
+        inside = list(_walk(path, skipped, TIFF_SUFFIXES | PNG_SUFFIXES | frozenset(also)))
         if not inside:
             raise ImageFileError(f"{path}: the folder holds no images ({READABLE} are read, folders are searched)")
         found.extend(inside)
@@ -97,7 +110,7 @@ def is_zarr(path: Path) -> bool:
         return path.suffix.lower() == ".zarr"
 
 
-def _walk(folder: Path, skipped: Collection[Path]) -> Iterator[Path]:
+def _walk(folder: Path, skipped: Collection[Path], suffixes: Collection[str]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -113,8 +126,8 @@ def _walk(folder: Path, skipped: Collection[Path]) -> Iterator[Path]:
             if is_zarr(path):
                 yield path
             elif not entry.is_symlink() and not (skipped and path.resolve() in skipped):
-                yield from _walk(path, skipped)
-        elif path.suffix.lower() in TIFF_SUFFIXES | PNG_SUFFIXES:
+                yield from _walk(path, skipped, suffixes)
+        elif path.suffix.lower() in suffixes:
             yield path
 
 
@@ -146,6 +159,14 @@ def iter_planes(path: Path) -> Iterator[Plane]:
     if suffix in PNG_SUFFIXES:
         return iter([Plane(path, 0, lambda: read_png(path), planes=1)])
     raise ImageFileError(f"{path}: {suffix or 'a file without an ending'} is not read; {READABLE} are")
+
+
+def refuse_computed(path: Path) -> None:
+    """Raise `ImageFileError` for a file whose pixels parfocal itself has computed."""
+    raise ImageFileError(
+        f"{path}: computed by `parfocal restore`, not taken by a microscope: nothing is concluded from such pixels; "
+        "the raw image is named in the JSON file beside it"
+    )
 
 
 def grey(pixels: NDArray[Any], what: str) -> NDArray[Any]:

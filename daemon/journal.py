@@ -23,6 +23,7 @@ Kind = Literal[
     "policy",
     "grid",
     "frame",
+    "observation",
     "assessment",
     "action",
     "verdict",

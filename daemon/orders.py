@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import structlog
 
 from parfocal import ParfocalError
-from parfocal.daemon.controls import Controls
+from parfocal.daemon.controls import Change, ControlError, Controls
 from parfocal.daemon.record import Record
 from parfocal.daemon.requests import Answer, Order, Requests
 from parfocal.daemon.session import Session
@@ -61,14 +61,26 @@ class Orders:
         self._requests, self._controls, self._state = requests, controls, state
         self._record, self._journal, self._clock = record, session.journal, clock
         self._snap, self._renew = snap, renew
+        self._others: dict[str, Callable[[Mapping[str, Any]], Change]] = {"set_preview": _no_preview}
         self._waiting: deque[Order] = deque()
         self._early: list[dict[str, Any]] | None = []
         self._closed = False
 
     def submit(self, order: Order) -> None:
         """Hand in an order; from any thread. It is answered whatever happens."""
-        if not self._requests.tell(lambda: self._receive(order)):
+        if self._requests.tell(lambda: self._receive(order)):
+            return
+        if order.command != "safe":
             self._answer(order, Answer(False, "no session is running yet, or any more", code="not_running"))
+        elif self._closed:
+            self._answer(order, Answer(True, ENDING))
+        else:
+            self._requests.safe(_reason(order))
+            self._answer(order, Answer(True, "the session about to begin ends before its first frame"))
+
+    def also(self, command: str, prepare: Callable[[Mapping[str, Any]], Change]) -> None:
+        """Have somebody else check a command and make its change: one that is no business of the loop's decisions."""
+        self._others[command] = prepare
 
     @property
     def waiting(self) -> bool:
@@ -109,7 +121,9 @@ class Orders:
     # -- in the event loop's thread -------------------------------------------------------------------------------
 
     def _receive(self, order: Order) -> None:
-        if self._closed:
+        if self._closed and order.command == "safe":
+            self._answer(order, Answer(True, ENDING))  # asked for what is being done
+        elif self._closed:
             self._refuse(order, ENDING, "ending")
         elif order.command in IMMEDIATE:
             self._at_once(order)
@@ -120,8 +134,7 @@ class Orders:
             self._requests.wake()
 
     def _at_once(self, order: Order) -> None:
-        said = str(order.arguments.get("reason", "")).strip()
-        reason = f"{said or order.command} ({order.who})"
+        reason = _reason(order)
         paused = bool(self._requests.pause_reason)
         text = {
             "pause": f"paused already: {self._requests.pause_reason}" if paused else "paused after the frame at hand",
@@ -152,7 +165,11 @@ class Orders:
             if order.command == "snap":
                 await self._take_one(order)
                 return
-            change = await self._alive(self._controls.prepare(order.command, order.arguments, last))
+            others = self._others.get(order.command)
+            if others is not None:
+                change = others(order.arguments)
+            else:
+                change = await self._alive(self._controls.prepare(order.command, order.arguments, last))
         except ParfocalError as error:
             self._write(order, accepted=False, reason=str(error))
             self._answer(order, Answer(False, str(error), code="refused"))
@@ -190,7 +207,7 @@ class Orders:
 
     def _answer(self, order: Order, answer: Answer) -> None:
         log.info(
-            "order", who=order.who, role=order.role, command=order.command, accepted=answer.accepted,
+            "order", who=order.sender, role=order.role, command=order.command, accepted=answer.accepted,
             reason=answer.reason,
         )  # fmt: skip
         order.answer(answer)
@@ -198,14 +215,23 @@ class Orders:
     def _write(self, order: Order, *, accepted: bool, reason: str) -> None:
         """Write an order down, behind all that was noted before it."""
         fields: dict[str, Any] = {
-            "who": order.who, "role": order.role, "command": order.command, "arguments": dict(order.arguments),
-            "accepted": accepted, "reason": reason, "time_s": self._clock.now(),
+            "who": order.who, "role": order.role, "via": order.via, "command": order.command,
+            "arguments": dict(order.arguments), "accepted": accepted, "reason": reason, "time_s": self._clock.now(),
         }  # fmt: skip
         if self._early is not None:
             self._early.append(fields)
             return
         self._record.flush()
         self._journal.append("command_received", **fields)
+
+
+def _reason(order: Order) -> str:
+    said = str(order.arguments.get("reason", "")).strip()
+    return f"{said or order.command} ({order.sender})"
+
+
+def _no_preview(arguments: Mapping[str, Any]) -> Change:
+    raise ControlError("this run has no preview that could be set")
 
 
 async def _as_coroutine(work: Awaitable[_T] | Coroutine[Any, Any, _T]) -> _T:

@@ -113,9 +113,9 @@ class Owner:
         self.settled_s = -float("inf")
         self._ledger, self._lease = ledger, lease
         self._interval_s, self._max_frames, self._on_frame = interval_s, max_frames, on_frame
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[tuple[Callable[[], None], bool]] = deque()
         self._changed = threading.Condition()
-        self._streaming = self._closing = self._serving = False
+        self._streaming = self._closing = self._serving = self._between = False
         self._iterator: Iterator[Frame] | None = None
         self._due_s: float | None = None
         self._last_index: int | None = None
@@ -206,7 +206,7 @@ class Owner:
 
     async def one(self, timeout_s: float) -> Taken:
         """Take one frame although the camera does not run; raises what `next` does."""
-        taken = await self._ask(self._take, timeout_s, "waiting for a frame")
+        taken = await self._ask(lambda: self._take(wait=False), timeout_s, "waiting for a frame", apart=True)
         self.frames += 1
         return taken
 
@@ -258,7 +258,8 @@ class Owner:
             log.critical("owner.not_safe", microscope=self.microscope.name, action="switch the light off by hand")
         return False
 
-    async def _ask(self, function: Callable[[], _T], timeout_s: float, what: str) -> _T:
+    async def _ask(self, function: Callable[[], _T], timeout_s: float, what: str, *, apart: bool = False) -> _T:
+        """Have the owner's thread call a function; `apart`: not in the middle of an exposure that has begun."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
 
@@ -271,7 +272,7 @@ class Owner:
                 deliver(loop, future, result, None)
 
         with self._changed:
-            self._commands.append(run)
+            self._commands.append((run, apart))
             self._changed.notify_all()
         try:
             async with asyncio.timeout(timeout_s):
@@ -326,17 +327,22 @@ class Owner:
                     f"the loop did not answer for {self._lease.seconds:g} s with the camera running: made safe"
                 )
             if not (self.lockstep or self._exhausted()):
-                self._publish(self._take())
+                self._check_dose()
+                if self._wait_due():
+                    self._publish(self._take(wait=False))
         except BaseException as error:  # noqa: BLE001 - handed to the loop, which ends the session
             self._fail(error)
 
-    def _take(self) -> Taken:
+    def _check_dose(self) -> None:
         if self._ledger.exhausted:
             raise SafetyTripError(
                 f"dose budget: {self._ledger.spent:g} of {self._ledger.budget:g} {self._ledger.unit} spent, "
                 "one more frame would be too much"
             )
-        frame = self._expose()
+
+    def _take(self, *, wait: bool = True) -> Taken:
+        self._check_dose()
+        frame = self._expose(wait=wait)
         lost = 0 if self._last_index is None else max(frame.index - self._last_index - 1, 0)
         self.lost += lost
         self._last_index = frame.index
@@ -344,7 +350,30 @@ class Owner:
         stored = self._on_frame(frame) if self._on_frame is not None else None
         return Taken(frame, dose, stored, time.perf_counter())
 
-    def _expose(self) -> Frame:
+    def _wait_due(self) -> bool:
+        """Wait for the next beat of the interval; return whether a frame is still wanted then.
+
+        Not when the camera was stopped meanwhile: whoever paused is not to see light a minute later.
+        """
+        if self._interval_s is None:
+            return True
+        if self._due_s is None:
+            self._due_s = self.clock.now()
+        self._between = True
+        try:
+            while (wait_s := max(self._due_s, self.settled_s) - self.clock.now()) > 0:
+                self.clock.sleep(wait_s)
+                if self._unwanted():
+                    break
+        finally:
+            self._between = False
+        return not self._unwanted()
+
+    def _unwanted(self) -> bool:
+        """Whether nobody wants the frame any more that is waited for."""
+        return self._closing or not (self._streaming or self.lockstep)
+
+    def _expose(self, *, wait: bool) -> Frame:
         if self._interval_s is None:
             if self.lockstep:
                 self.clock.sleep(self.settled_s - self.clock.now())
@@ -354,13 +383,12 @@ class Owner:
                 return next(self._iterator)
             except StopIteration:
                 raise CameraError(f"{self.microscope.name}: the camera ended its acquisition by itself") from None
-        if self._due_s is None:
-            self._due_s = self.clock.now()
-        while (wait_s := max(self._due_s, self.settled_s) - self.clock.now()) > 0:
-            self.clock.sleep(wait_s)
-            if self._closing:
-                break
-        self._due_s = max(self._due_s + self._interval_s, self.clock.now())  # a missed beat is skipped, not caught up
+        if wait and not self._wait_due():
+            raise CameraError(f"{self.microscope.name}: no frame is taken any more: the session is ending")
+        self.clock.sleep(self.settled_s - self.clock.now())
+        now_s = self.clock.now()
+        due_s = now_s if self._due_s is None else self._due_s
+        self._due_s = max(due_s + self._interval_s, now_s)  # a missed beat is skipped, not caught up
         return self.microscope.snap()
 
     def _publish(self, taken: Taken) -> None:
@@ -383,10 +411,14 @@ class Owner:
             except RuntimeError:
                 self._closing = True  # the event loop is gone: nobody will ever ask again
 
-    def _serve(self) -> None:
+    def _servable(self, exposing: bool) -> bool:
+        """Whether a command can be carried out; in the middle of an exposure none that wants one of its own."""
+        return bool(self._commands) and not (exposing and self._commands[0][1])
+
+    def _serve(self, *, exposing: bool = False) -> None:
         """Carry out what is queued; nothing any more once closing, whoever may have asked for it before."""
-        while self._commands and not self._closing:
-            command = self._commands.popleft()
+        while self._servable(exposing) and not self._closing:
+            command, _ = self._commands.popleft()
             self._serving = True
             try:
                 command()
@@ -401,10 +433,10 @@ class Owner:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             with self._changed:
-                if not self._commands:
+                if not (self._servable(not self._between) or (self._between and self._unwanted())):
                     self._changed.wait(left)
-            self._serve()
-            if self._closing:
+            self._serve(exposing=not self._between)
+            if self._closing or (self._between and self._unwanted()):
                 return
 
     def _end_iterator(self) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parfocal.daemon.decisions import Decision, decision_of, side_known
-from parfocal.daemon.viewparts import believed_defocus
+from parfocal.daemon.decisions import Decision, decision_of
+from parfocal.daemon.viewparts import believed_defocus, knows_side
 
 if TYPE_CHECKING:
     from parfocal.daemon.summary import Step
@@ -80,10 +80,8 @@ class PlainLog:
             return
         z_um, (defocus_um, sd_um) = step.frame.settings.get("z_um"), believed_defocus(step)
         since_s = now_s - self._first_s
-        known = side_known(step.action.detail)
-        self._queue.put(
-            Line(since_s, decision.frame, z_um, defocus_um, sd_um, decision.what, decision.reason, self._repeats, known)
-        )
+        what, why, side = decision.what, decision.reason, knows_side(step)
+        self._queue.put(Line(since_s, decision.frame, z_um, defocus_um, sd_um, what, why, self._repeats, side))
         self._written_s, self._repeats = now_s, 0
 
     def close(self, timeout_s: float = 2.0) -> None:

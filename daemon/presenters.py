@@ -26,6 +26,7 @@ from parfocal.daemon.viewparts import CALM, FAINT
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from parfocal.daemon.restored import RestoredFrame
     from parfocal.daemon.summary import Step, Summary
 
 LOG_FILE, REPORT, PLOT = "log.jsonl", "report.html", "sted.svg"
@@ -49,6 +50,10 @@ class Presenter(Protocol):
 
     def listen(self, step: Step) -> None:
         """Take in one step, in the loop's thread, at once."""
+        ...
+
+    def restored(self, shown: RestoredFrame) -> None:
+        """Take in a restored preview, in a thread of its own."""
         ...
 
     def say_stopping(self, reason: str) -> None:
@@ -78,7 +83,7 @@ class LivePresenter:
         self._recent: deque[str] = deque(maxlen=KEPT_WARNINGS)
         self._view = RunView(facts, self._recent)
         self._logs = ExitStack()
-        self.listen = self._view.listen
+        self.listen, self.restored = self._view.listen, self._view.restored
         self.say_stopping = self._view.say_stopping
 
     @contextmanager
@@ -142,6 +147,9 @@ class PlainPresenter:
         self._logs.enter_context(logs_to(file=folder / LOG_FILE, recent=self._recent))
         _say(f"session {folder}")
 
+    def restored(self, shown: RestoredFrame) -> None:
+        """Nothing to do: lines are for decisions, and this is none."""
+
     def say_stopping(self, reason: str) -> None:
         """Nothing to do: the summary says it, and a signal handler must not write to a pipe."""
 
@@ -181,6 +189,9 @@ class JsonPresenter:
     def built(self, folder: Path) -> None:
         """Say where the record lies."""
         structlog.get_logger("parfocal.run").info("session", folder=str(folder), simulated=self._facts.simulated)
+
+    def restored(self, shown: RestoredFrame) -> None:
+        """Nothing to do: it is for people to look at."""
 
     def say_stopping(self, reason: str) -> None:
         """Nothing to do: the loop logs it."""

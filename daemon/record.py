@@ -30,7 +30,7 @@ from parfocal.daemon.states import State
 from parfocal.daemon.summary import Summary
 from parfocal.drivers.base import Frame, Microscope, Parameter
 from parfocal.models.base import Assessment
-from parfocal.policies.base import Action
+from parfocal.policies.base import Action, Observation
 
 LOOK_EVERY_S = 2.0
 """How often the room on the disk is looked at while a session runs."""
@@ -132,6 +132,16 @@ class Record:
         self._journal.append("frame", **fields)
         if self._keep == "decisions" and not self._stored:
             self._store(taken.frame)
+
+    def observation(self, observation: Observation) -> None:
+        """Note what the policy was told that no frame said, such as where the microscope's own autofocus went."""
+        self._noted.append(partial(self._observation, observation))
+
+    def _observation(self, observation: Observation) -> None:
+        settings = {name: float(value) for name, value in observation.settings.items()}
+        self._journal.append(
+            "observation", index=observation.index, settings=settings, time_s=observation.time_s, dose=observation.dose
+        )
 
     def assessments(self, index: int, assessments: Mapping[str, Assessment]) -> None:
         """Note what the models said, bit for bit as the policy was told."""

@@ -36,6 +36,8 @@ class Order:
         Plain JSON.
     answer : callable
         Called once, in the event loop's thread, with what became of it; must return at once.
+    via : str
+        What the sender's program calls itself.
     """
 
     who: str
@@ -43,6 +45,12 @@ class Order:
     command: str
     arguments: Mapping[str, Any]
     answer: Callable[[Answer], None]
+    via: str = ""
+
+    @property
+    def sender(self) -> str:
+        """Who and by what, for people."""
+        return f"{self.who}, {self.via}" if self.via else self.who
 
 
 class Requests:
@@ -64,6 +72,8 @@ class Requests:
     def begin(self) -> None:
         """Learn which event loop and task are to be woken; called from them."""
         self._events, self.task = asyncio.get_running_loop(), asyncio.current_task()
+        if self.safe_reason:  # asked for before there was a loop to interrupt
+            self.tell(self._interrupt)
 
     def stop(self, reason: str) -> None:
         """End in good order after the frame at hand."""

@@ -88,6 +88,7 @@ def run_locked(
     """
     from parfocal.daemon.manners.opening import manners_of
     from parfocal.daemon.report.after import report_after
+    from parfocal.daemon.restorepreview import preview_of
     from parfocal.daemon.service.opening import service_of
     from parfocal.daemon.web.process import page_of
 
@@ -97,14 +98,17 @@ def run_locked(
             service_of(config) as service,
             page_of(config, service) as page,
             manners_of(config) as manners,
+            preview_of(config) as preview,
             ExitStack() as view,
         ):
             view.enter_context(presenter.shown())
             if page is not None:
                 presenter.served(page.address, page.link)
-            listeners = [presenter.listen] if service is None else [presenter.listen, service.listen]
-            loop = build([*listeners, *manners.listeners], manners.and_also(service))
+            listeners = [presenter.listen, preview.listen] + ([service.listen] if service is not None else [])
+            loop = build([*listeners, *manners.listeners], preview.and_also(manners.and_also(service)))
             manners.attach(loop)
+            screens = [presenter.restored, manners.restored] + ([service.restored] if service is not None else [])
+            preview.attach(loop.orders, screens)
             folder = loop.session.folder
             lock.describe(session=str(folder))
             presenter.built(folder)
@@ -116,7 +120,9 @@ def run_locked(
             if manners.address is not None:
                 log.info("metrics", address=manners.address)
             with handled_signals(*_requests(loop, presenter)), about_session(folder.name):
+                preview.begin()
                 summary = asyncio.run(loop.run())
+                preview.close()
                 manners.end(summary)
                 if service is not None:
                     service.end(summary)

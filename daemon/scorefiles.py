@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal import UsageError, did_you_mean
-from parfocal.daemon.fileoptics import PartialOptics
+from parfocal.daemon.fileoptics import DRY, PartialOptics
 from parfocal.daemon.imagefiles import ImageFileError, Plane, iter_planes
 from parfocal.daemon.overlays import draw, scale_of, stem_of
 from parfocal.daemon.readahead import read_ahead
 from parfocal.daemon.scorerows import ScoreJob, ScoreRow
 from parfocal.models import available_models, make_model
 from parfocal.models.base import Assessment, Model, ModelError
-
-DRY = "assumed immersion index 1.0 (a dry objective), because the NA is below 1; --immersion-index says otherwise"
 
 CHUNK_FILES, CHUNK_BYTES = 16, 1 << 25
 """Files, and how large together, whose planes may share a batch. On a cluster they are one task: the same batches give
@@ -120,11 +118,11 @@ class FileScorer:
                 try:
                     pixels = plane.read()
                 except Exception as error:  # noqa: BLE001 - the other planes may be whole
-                    yield _Read(path, named, None, _renamed(error, path, place))
+                    yield _Read(path, named, None, renamed(error, path, place))
                 else:
                     yield _Read(path, named, pixels)
         except Exception as error:  # noqa: BLE001 - a damaged file can fail in any way, and the next may be whole
-            yield _Read(path, None, None, _renamed(error, path, place))
+            yield _Read(path, None, None, renamed(error, path, place))
 
     def _window_rows(self, window: Sequence[_Read]) -> Iterator[ScoreRow]:
         answers = {name: self._answers(name, window) for name in self._job.models}
@@ -187,9 +185,8 @@ class FileScorer:
         filled = optics.with_dry_index()
         if filled != optics:
             self.notes.add(DRY)
-        missing = filled.missing()
-        if missing:
-            wanted = ", ".join(f"--{_OPTION[name]}" for name in missing)
+        wanted = filled.asked_for()
+        if wanted:
             self.notes.add(f"defocus in px of blur diameter, not in um, where the optics are not known; give {wanted}")
             return PartialOptics()
         filled.check("the optics")
@@ -244,14 +241,6 @@ def _assess(model: Model, images: Sequence[NDArray[Any]], pixel_um: float) -> li
     return list(found)
 
 
-_OPTION = {
-    "na": "na",
-    "immersion_index": "immersion-index",
-    "emission_um": "emission-nm",
-    "pixel_um": "pixel-um",
-}
-
-
 @lru_cache(maxsize=64)
 def _blur_px_per_um(optics: PartialOptics) -> float | None:
     from parfocal.simulator.optics import Optics
@@ -259,7 +248,7 @@ def _blur_px_per_um(optics: PartialOptics) -> float | None:
     return Optics.from_options(optics.known()).blur_px_per_um if optics.known() else None
 
 
-def _renamed(error: Exception, path: Path, place: Path) -> Exception:
+def renamed(error: Exception, path: Path, place: Path) -> Exception:
     """Let a message name the file as the person did, and not at its beginning, where the row does."""
     text = str(error).replace(str(place), str(path)).removeprefix(f"{path}: ")
     if isinstance(error, UsageError):
@@ -267,4 +256,4 @@ def _renamed(error: Exception, path: Path, place: Path) -> Exception:
     return ImageFileError(f"{type(error).__name__}: {text}")
 
 
-__all__ = ["FileScorer", "ScoreJob", "ScoreRow", "assess_alike", "chunks"]
+__all__ = ["FileScorer", "ScoreJob", "ScoreRow", "assess_alike", "chunks", "renamed"]

@@ -53,6 +53,31 @@ class _Speed(ProgressColumn):
         return Text(f"{planes / elapsed:.1f}/s" if elapsed and planes else "-/s")
 
 
+def planes_bar(console: Console, *, shown: bool, **texts: str) -> Progress:
+    """A bar over files that counts planes; each of `texts` is shown with the number of the field of its name."""
+    return Progress(
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[planes]} planes"),
+        _Speed(),
+        *(TextColumn(f"{{task.fields[{field}]}} {text}") for field, text in texts.items()),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=True,
+        disable=not shown,
+    )
+
+
+def say(bar: Progress, text: str) -> None:
+    """Write a line to stdout; above the bar where both are the same terminal."""
+    if not bar.disable and sys.stdout.isatty():
+        bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    else:
+        typer.echo(text)
+
+
 class ScoreProgress:
     """A bar that lives on stderr while rows go elsewhere; nothing at all where stderr is no terminal.
 
@@ -68,20 +93,7 @@ class ScoreProgress:
         console = Console(stderr=True)
         self.tally = Tally()
         self._files = files
-        self._shown = shown and console.is_terminal
-        self._bar = Progress(
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[planes]} planes"),
-            _Speed(),
-            TextColumn("{task.fields[failed]} failed"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=True,
-            disable=not self._shown,
-        )
+        self._bar = planes_bar(console, shown=shown and console.is_terminal, failed="failed")
 
     def follow(self, rows: Iterable[ScoreRow]) -> Iterator[ScoreRow]:
         """Pass rows on and count them; the bar is drawn from the first look to the last row."""
@@ -94,7 +106,4 @@ class ScoreProgress:
 
     def say(self, text: str) -> None:
         """Write a line to stdout; above the bar where both are the same terminal."""
-        if self._shown and sys.stdout.isatty():
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            typer.echo(text)
+        say(self._bar, text)

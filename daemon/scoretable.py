@@ -1,4 +1,4 @@
-"""Rows of `parfocal score` as a table in a file, CSV or Parquet: written whole, or not at all."""
+"""Rows as a table in a file, CSV or Parquet: written whole, or not at all; and the rows of `parfocal score`."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, ClassVar, Self
 
 from parfocal import UsageError
 from parfocal.daemon.scorerows import ScoreRow
 
-TEXT = ("path", "model", "unit", "reason", "error")
 FIRST = ("path", "plane")
-FIXED = ("model", "value", "sd", "unit", "abstained", "reason", "error")
-"""Columns: `FIRST`, one for each axis (``axis_z``), `FIXED`, one for each number in the models' detail."""
 SUFFIXES = (".csv", ".parquet")
 GROUP_ROWS = 16384
 """Rows of a Parquet row group: what is in memory at a time."""
+Schema = dict[str, str]
+"""Columns in their order, and what each holds: text, number, flag or index (a whole number)."""
 
 
-class ScoreTable:
+class Table:
     """Collects rows, and writes them into their file at the end.
 
     Which columns there are is known only after the last row, so rows wait in a temporary file. As a context manager:
     the table is written if the block ends well, and nothing is left behind if it does not.
+
+    Columns: `FIRST`, one for each axis (``axis_z``), those of `fixed`, one for each further number.
 
     Parameters
     ----------
@@ -44,6 +45,10 @@ class ScoreTable:
         Parquet without the package pyarrow.
     """
 
+    fixed: ClassVar[tuple[str, ...]] = ()
+    text: ClassVar[Collection[str]] = frozenset()
+    flags: ClassVar[Collection[str]] = frozenset()
+
     def __init__(self, path: Path, *, force: bool = False) -> None:
         self.path, self._force = path, force
         if path.suffix.lower() not in SUFFIXES:
@@ -52,7 +57,7 @@ class ScoreTable:
             raise UsageError(f"{path}: a folder, not a file to write a table to")
         if path.exists() and not force:
             raise UsageError(_THERE.format(path=path))
-        self._write = _write_csv
+        self._write: Callable[[Path, Schema, Iterable[dict[str, Any]]], None] = _write_csv
         if path.suffix.lower() == ".parquet":
             _check_pyarrow()
             self._write = _write_parquet
@@ -72,20 +77,16 @@ class ScoreTable:
         finally:
             self.discard()
 
-    def add(self, row: ScoreRow) -> None:
-        """Take a row."""
-        said = row.assessment
-        axes = {f"axis_{name}": index for name, index in row.axes.items()}
-        details = {_detail_column(name): float(value) for name, value in said.detail.items()}
-        self._axes.update(dict.fromkeys(axes))
+    def add_cells(self, cells: Mapping[str, Any], axes: Mapping[str, int], detail: Mapping[str, float]) -> None:
+        """Take a row: `FIRST` and fixed columns by name, where in the file by axis, and further numbers by name."""
+        places = {f"axis_{name}": index for name, index in axes.items()}
+        taken = {*FIRST, *self.fixed}
+        details = {_detail_column(name, taken): float(value) for name, value in detail.items()}
+        self._axes.update(dict.fromkeys(places))
         self._details.update(dict.fromkeys(details))
-        cells = {
-            "path": _encodable(str(row.path)), "plane": row.plane, "model": row.model,
-            "value": float(said.value), "sd": float(said.sd), "unit": row.unit, "abstained": said.abstained,
-            "reason": _encodable(said.reason), "error": row.error, **axes, **details,
-        }  # fmt: skip
+        plain = {name: encodable(cell) if isinstance(cell, str) else cell for name, cell in cells.items()}
         try:
-            self._spool.write(json.dumps(cells) + "\n")
+            self._spool.write(json.dumps(plain | places | details) + "\n")
         except OSError as error:
             raise UsageError(f"{tempfile.gettempdir()}: rows cannot be kept: {error.strerror or error}") from error
         self.rows += 1
@@ -93,7 +94,7 @@ class ScoreTable:
     @property
     def columns(self) -> list[str]:
         """Names of the columns, as far as rows have come."""
-        return [*FIRST, *sorted(self._axes), *FIXED, *self._details]
+        return [*FIRST, *sorted(self._axes), *self.fixed, *self._details]
 
     def commit(self) -> None:
         """Write the table: first beside its place, then, complete, into it.
@@ -105,18 +106,42 @@ class ScoreTable:
         """
         try:
             self._spool.seek(0)
-            self._write(self._temporary, self.columns, sorted(self._axes), map(json.loads, self._spool))
+            self._write(self._temporary, self._schema(), map(json.loads, self._spool))
             _publish(self._temporary, self.path, force=self._force)
         except FileExistsError as error:
             raise UsageError(_THERE.format(path=self.path)) from error
         except OSError as error:
             raise UsageError(f"{self.path}: the table cannot be written: {error.strerror or error}") from error
 
+    def _schema(self) -> Schema:
+        columns = self.columns
+        kinds = dict.fromkeys(columns, "number") | {name: "text" for name in columns if name in self.text}
+        kinds |= {name: "flag" for name in columns if name in self.flags}
+        return kinds | dict.fromkeys(("plane", *self._axes), "index") | {"path": "text"}
+
     def discard(self) -> None:
         """Leave nothing behind but what was committed. Idempotent."""
         self._spool.close()
         with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
+
+
+class ScoreTable(Table):
+    """Rows of `parfocal score`."""
+
+    fixed = ("model", "value", "sd", "unit", "abstained", "reason", "error")
+    text = frozenset({"model", "unit", "reason", "error"})
+    flags = frozenset({"abstained"})
+
+    def add(self, row: ScoreRow) -> None:
+        """Take a row."""
+        said = row.assessment
+        cells = {
+            "path": str(row.path), "plane": row.plane, "model": row.model, "value": float(said.value),
+            "sd": float(said.sd), "unit": row.unit, "abstained": said.abstained, "reason": said.reason,
+            "error": row.error,
+        }  # fmt: skip
+        self.add_cells(cells, row.axes, said.detail)
 
 
 _THERE = "{path}: there is a file already; --force replaces it"
@@ -162,9 +187,9 @@ def _publish(temporary: Path, path: Path, *, force: bool) -> None:
         temporary.rename(path)
 
 
-def _write_csv(target: Path, columns: list[str], axes: list[str], rows: Iterable[dict[str, Any]]) -> None:
+def _write_csv(target: Path, schema: Schema, rows: Iterable[dict[str, Any]]) -> None:
     with target.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
+        writer = csv.DictWriter(file, list(schema), restval="")
         writer.writeheader()
         for row in rows:
             writer.writerow({name: _csv_cell(value) for name, value in row.items()})
@@ -176,13 +201,12 @@ def _csv_cell(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _write_parquet(target: Path, columns: list[str], axes: list[str], rows: Iterable[dict[str, Any]]) -> None:
+def _write_parquet(target: Path, kinds: Schema, rows: Iterable[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = dict.fromkeys(columns, pa.float64()) | dict.fromkeys(TEXT, pa.string())
-    types |= dict.fromkeys(("plane", *axes), pa.int64()) | {"abstained": pa.bool_()}
-    schema = pa.schema([(name, types[name]) for name in columns])
+    types = {"number": pa.float64(), "text": pa.string(), "flag": pa.bool_(), "index": pa.int64()}
+    schema = pa.schema([(name, types[kind]) for name, kind in kinds.items()])
     try:
         with pq.ParquetWriter(target, schema) as writer:
             for group in _groups(rows):
@@ -207,11 +231,11 @@ def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
-def _detail_column(name: str) -> str:
+def _detail_column(name: str, taken: Collection[str]) -> str:
     """Return the name itself, unless a column of another meaning has it."""
-    return f"detail_{name}" if name in FIRST + FIXED or name.startswith("axis_") else name
+    return f"detail_{name}" if name in taken or name.startswith("axis_") else name
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Write what is not text in a file's name (old archives have it) as escapes: UTF-8 has no place for it."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -9,10 +9,13 @@ from parfocal.daemon.config import ConfigError
 
 if TYPE_CHECKING:
     from parfocal.daemon.config import Config
+    from parfocal.drivers.base import Frame
 
 SUPERVISED = "sted.supervised"
 BEAMS = ("excitation_power", "depletion_power", "dwell_us", "line_steps")
 POSITIONS = ("x_um", "y_um")
+NOT_KNOWN = 65535.0
+"""Counts at which a frame saturates whose driver does not say."""
 
 
 def sted_options(config: Config, dof_um: float | None = None) -> dict[str, Any]:
@@ -38,6 +41,27 @@ def sted_options(config: Config, dof_um: float | None = None) -> dict[str, Any]:
     both = {"sted": _tuning(config, _mapping(given.get("sted")), ("policy", "sted"))}
     both["focusing"] = focusing | _mapping(given.get("focusing"))
     return {**given, **both}
+
+
+def within_detector(config: Config, options: dict[str, Any], frame: Frame) -> dict[str, Any]:
+    """Return the options with a rate at which this detector still counts, where the user named none.
+
+    A frame says at which count its detector misses as many photons as it counts, which for a slow one is well below
+    what a policy allows by itself, and no pixel of the image shows it: counts only grow ever more slowly. A driver that
+    does not know leaves the largest number that 16 bits hold; then the policy's own limit stays.
+    """
+    from parfocal.policies.sted.options import StedOptions
+    from parfocal.policies.sted.space import pixel_us_of
+
+    own = StedOptions.model_fields["max_rate_mhz"].default
+    rate_mhz = frame.saturation_counts / max(pixel_us_of(frame.settings), 1e-9)
+    if frame.saturation_counts >= NOT_KNOWN or rate_mhz >= own:
+        return options
+    tuning = _mapping(options.get("sted")) if config.policy.name == SUPERVISED else options
+    if "max_rate_mhz" in tuning:
+        return options
+    tuning = {**tuning, "max_rate_mhz": rate_mhz}
+    return {**options, "sted": tuning} if config.policy.name == SUPERVISED else tuning
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parfocal.daemon.fileoptics import PartialOptics, length_um, optics_of_ome
-from parfocal.daemon.imagefiles import ImageFileError, Plane, grey
+from parfocal.daemon.fileoptics import PartialOptics, length_um, optics_of_ome, z_step_of_ome
+from parfocal.daemon.imagefiles import ImageFileError, Plane, grey, refuse_computed
+from parfocal.drivers.recorded_stack import COMPUTED
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
@@ -23,6 +24,8 @@ _Place = tuple[dict[str, int], Callable[[], NDArray[Any]]]
 
 PALETTE = 3
 """TIFF's PhotometricInterpretation of images whose pixels are indices into a table of colours."""
+LOSSY = {6: "JPEG", 7: "JPEG", 33007: "JPEG", 34892: "JPEG"}
+"""TIFF's Compression of images whose pixels were changed; other codecs are lossless, or do not say what they did."""
 
 
 def tiff_planes(path: Path) -> Iterator[Plane]:
@@ -48,11 +51,16 @@ def tiff_planes(path: Path) -> Iterator[Plane]:
             series = list(file.series)
         except Exception as error:  # a file may break in any way a byte can be wrong
             raise ImageFileError(f"{path}: damaged TIFF: {error}") from error
+        if file.is_ome and COMPUTED in (file.ome_metadata or ""):
+            refuse_computed(path)
         index, planes = 0, sum(_count(one) for one in series)
         for number, one in enumerate(series):
+            shape, z_step_um = _shape(one), _z_step_um(file, number)
+            lossy = LOSSY.get(int(one.keyframe.compression), "")
             for axes, read in _planes_of_series(path, file, one):
                 where = {"image": number, **axes} if len(series) > 1 else axes
-                yield Plane(path, index, read, where, _optics(file, one, number, axes.get("c", 0)), planes)
+                optics = _optics(file, one, number, axes.get("c", 0))
+                yield Plane(path, index, read, where, optics, planes, shape, lossy, z_step_um)
                 index += 1
     if index == 0:
         raise ImageFileError(f"{path}: holds no image")
@@ -69,6 +77,12 @@ def _count(series: TiffPageSeries) -> int:
     """Count the planes of a series, those in sister files included."""
     inner = 3 if series.axes.endswith("S") else 2
     return int(np.prod(series.shape[:-inner]))
+
+
+def _shape(series: TiffPageSeries) -> tuple[int, int] | None:
+    if not {"Y", "X"} <= set(series.axes):
+        return None
+    return int(series.shape[series.axes.index("Y")]), int(series.shape[series.axes.index("X")])
 
 
 def _planes_of_series(path: Path, file: TiffFile, series: TiffPageSeries) -> Iterator[_Place]:
@@ -141,6 +155,20 @@ def _optics(file: TiffFile, series: TiffPageSeries, number: int, channel: int) -
 @lru_cache(maxsize=32)
 def _ome(xml: str, number: int, channel: int) -> PartialOptics:
     return optics_of_ome(xml, number, channel)
+
+
+def _z_step_um(file: TiffFile, number: int) -> float | None:
+    if file.is_ome and file.ome_metadata:
+        return _ome_z_step(file.ome_metadata, number)
+    if file.is_imagej:
+        facts = file.imagej_metadata or {}
+        return length_um(_number(facts, "spacing"), str(facts.get("unit")))
+    return None
+
+
+@lru_cache(maxsize=32)
+def _ome_z_step(xml: str, number: int) -> float | None:
+    return z_step_of_ome(xml, number)
 
 
 def _imagej_pixel_um(file: TiffFile) -> float | None:

@@ -28,10 +28,12 @@ from parfocal.daemon.viewparts import (
     numbers,
     per_second,
     quality_line,
+    restored_line,
     rule,
 )
 
 if TYPE_CHECKING:
+    from parfocal.daemon.restored import RestoredFrame
     from parfocal.daemon.summary import Step
 
 REDRAWS_PER_S = 5
@@ -98,6 +100,7 @@ class RunView:
         self._counts = QualityCounts()
         self._sted = StedPanel() if facts.policy.startswith("sted.") else None
         self._judged: Step | None = None
+        self._restored: RestoredFrame | None = None
         self._first_s: float | None = None
         self._stopping = ""
         self._made_s = time.monotonic()
@@ -122,6 +125,10 @@ class RunView:
                 self._judged = step  # a stale frame has no quality, and the line is not to come and go
                 self._counts.note(step.action, step.assessments or {})
                 self._quality.append((time_s, self._counts.value))
+
+    def restored(self, shown: RestoredFrame) -> None:
+        """Remember what became of the restored preview of a frame; the image itself is on the page."""
+        self._restored = shown
 
     def say_stopping(self, reason: str) -> None:
         """Show that the run is coming to its end, and why."""
@@ -160,11 +167,13 @@ class RunView:
             room = height - len(head) - len(below) - len(foot)
             with self._lock:
                 found = self._sted.lines(step, width, room, ascii_only=ascii_only)
+            found = [*found[: room - 1], *restored_line(self._restored)] if self._restored is not None else found
             found += [Text()] * (room - len(found))
             return [*head, *found, *below, *foot][:height]
         now = [rule("focus", width, ascii_only=ascii_only), *numbers(step, self.facts.dof_um)]
         limits = (self.facts.quality_below, self.facts.quality_above)
         now += quality_line(judged or step, counts, *limits, ascii_only=ascii_only)
+        now += restored_line(self._restored)
         room = height - len(head) - len(now) - len(foot)
         past = 1 + max(3, min(8, room // 4))
         below = [rule("decision", width, ascii_only=ascii_only), *decided(decisions, width, past)]

@@ -14,8 +14,10 @@ from rich.text import Text
 from parfocal.daemon.decisions import Decision, side_known
 from parfocal.daemon.plot import plot_rows, spread
 from parfocal.daemon.quality_gate import QUALITY, QualityCounts, quality_of
+from parfocal.daemon.restored import IN_FOCUS, LABEL, RESTORED, said_of
 
 if TYPE_CHECKING:
+    from parfocal.daemon.restored import RestoredFrame
     from parfocal.daemon.summary import Step
     from parfocal.models.base import Assessment
 
@@ -39,6 +41,15 @@ def believed_defocus(step: Step) -> tuple[float | None, float | None]:
     return assessment.value, assessment.sd
 
 
+def knows_side(step: Step) -> bool:
+    """Whether the defocus that is shown has a sign: as the policy believes, or else as the network can tell."""
+    detail = step.action.detail if step.action is not None else {}
+    if "defocus_um" in detail:
+        return side_known(detail)
+    assessment = (step.assessments or {}).get("defocus")
+    return assessment is None or assessment.distribution is None or assessment.distribution.signed
+
+
 def _in_um(assessment: Assessment) -> bool:
     """Whether the network knew the optics; without them it says pixels of blur."""
     return assessment.detail.get("in_um") != 0.0
@@ -53,8 +64,7 @@ def numbers(step: Step, dof_um: float | None) -> list[Text]:
     if defocus_um is None:
         first.append("not known", style=STRONG)
     else:
-        known = step.action is None or side_known(step.action.detail)
-        value = f"{defocus_um:+.3f}" if known else f"\u00b1{abs(defocus_um):.3f}"
+        value = f"{defocus_um:+.3f}" if knows_side(step) else f"\u00b1{abs(defocus_um):.3f}"
         first.append(f"{value} um" if sd_um is None else f"{value} \u00b1 {sd_um:.3f} um", style=STRONG)
     first.append("   ").append(*_focus_word(step.action.detail if step.action is not None else {}, defocus_um, dof_um))
     if dof_um:
@@ -118,6 +128,19 @@ def quality_line(
         line.append(f"  flagged {counts.flagged}", style=ALERT if counts.flagged else "")
         line.append(f" of {counts.judged}" + (f" ({counts.share:.1%})" if counts.judged else ""))
         line.append(f"  retakes {counts.retakes}" if counts.retakes else "", style=ALERT)
+    return [line]
+
+
+def restored_line(shown: RestoredFrame | None) -> list[Text]:
+    """Return what became of the restored preview, whose image only the page shows; nothing where there is none."""
+    if shown is None:
+        return []
+    line = Text.assemble(" restored", (f" ({LABEL}, {shown.method})  ", FAINT))
+    line.append(said_of(shown), style="" if shown.verdict in (RESTORED, IN_FOCUS) else ALERT)
+    if shown.verdict == RESTORED and shown.defocus_um is not None:
+        line.append(f"  from {abs(shown.defocus_um):.2f} um off")
+    if shown.index is not None:
+        line.append(f"  frame {shown.index}", style=FAINT)
     return [line]
 
 

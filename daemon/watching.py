@@ -14,8 +14,8 @@ from rich.text import Text
 
 from parfocal.daemon.client import Client
 from parfocal.daemon.plot import plot_rows
-from parfocal.daemon.service.clientview import step_line, step_rows
-from parfocal.daemon.service.eventmodels import End, Event, Hello, StateEvent, StepEvent
+from parfocal.daemon.service.clientview import order_line, step_line, step_rows
+from parfocal.daemon.service.eventmodels import End, Event, Hello, OrderEvent, StateEvent, StepEvent
 
 KEPT = 600
 PLOT_COLUMNS, PLOT_ROWS, LABEL_COLUMNS = 60, 8, 12
@@ -25,7 +25,7 @@ REDRAWS_PER_S = 4
 def watch_json(client: Client, silence_s: float, count: int | None) -> None:
     """Write every event but previews as one JSON object a line; images would be base64."""
     frames = 0
-    with client.events("hello", "step", "state", "health", "end", silence_s=silence_s) as events:
+    with client.events("hello", "step", "state", "order", "health", "end", silence_s=silence_s) as events:
         for event in events:
             sys.stdout.write(json.dumps(event.model_dump(), default=_text, allow_nan=False) + "\n")
             sys.stdout.flush()
@@ -45,7 +45,7 @@ def watch_lines(client: Client, silence_s: float, count: int | None) -> None:
         if known is not None:
             screen.take(known, 0)
     with (
-        client.events("hello", "step", "state", "end", silence_s=silence_s) as events,
+        client.events("hello", "step", "state", "order", "end", silence_s=silence_s) as events,
         Live(screen.draw(), console=console, refresh_per_second=REDRAWS_PER_S) as live,
     ):
         frames = 0
@@ -61,7 +61,7 @@ def _lines(client: Client, silence_s: float, count: int | None) -> None:
     frames = 0
     sys.stdout.write(f"{client.address}: {client.status().state}\n")
     sys.stdout.flush()
-    with client.events("step", "state", "end", silence_s=silence_s) as events:
+    with client.events("step", "state", "order", "end", silence_s=silence_s) as events:
         for event in events:
             text = event_line(event)
             if text:
@@ -78,6 +78,8 @@ def event_line(event: Event) -> str:
         return step_line(event)
     if isinstance(event, StateEvent):
         return f"{event.old} -> {event.new}: {event.reason}"
+    if isinstance(event, OrderEvent):
+        return f"order: {order_line(event)}"
     if isinstance(event, End):
         error = event.summary.get("error") or ""
         return f"ended: {event.outcome}{': ' + str(error) if error else ''}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from parfocal.daemon.fileoptics import PartialOptics, length_um
-from parfocal.daemon.imagefiles import ImageFileError, Plane
+from parfocal.daemon.imagefiles import ImageFileError, Plane, refuse_computed
+from parfocal.drivers.recorded_stack import COMPUTED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,18 +31,24 @@ def zarr_planes(path: Path) -> Iterator[Plane]:
 
     index = 0
     try:
-        images = list(_images(yaozarrs.open_group(path)))
+        group = yaozarrs.open_group(path)
+        computed = group.attrs.get("parfocal", {}).get(COMPUTED)
+        images = list(_images(group))
     except Exception as error:  # whatever can be wrong in a tree of JSON files written by somebody else
         raise ImageFileError(f"{path}: not an OME-Zarr that can be read: {error}") from error
+    if computed:
+        refuse_computed(path)
     if not images:
         raise ImageFileError(f"{path}: no OME-Zarr image in there (is its `multiscales` metadata missing?)")
-    for number, group in enumerate(images):
-        for axes, at, array, pixel_um in _planes_of_image(path, group):
+    for number, image in enumerate(images):
+        for axes, at, array, (pixel_um, z_step_um) in _planes_of_image(path, image):
             where = {"image": number, **axes} if len(images) > 1 else axes
             optics = PartialOptics(pixel_um=pixel_um)
             # The images of a plate are alike as a rule; a progress bar can live with the exceptions.
             planes = len(images) * int(np.prod(array.shape[:-2]))
-            yield Plane(path, index, partial(_read, path, array, at), where, optics, planes)
+            read = partial(_read, path, array, at)
+            shape = (int(array.shape[-2]), int(array.shape[-1]))
+            yield Plane(path, index, read, where, optics, planes, shape, z_step_um=z_step_um)
             index += 1
 
 
@@ -68,7 +75,7 @@ def _images(group: ZarrGroup | ZarrArray) -> Iterator[ZarrGroup]:
 
 def _planes_of_image(
     path: Path, group: ZarrGroup
-) -> Iterator[tuple[dict[str, int], tuple[int, ...], Any, float | None]]:
+) -> Iterator[tuple[dict[str, int], tuple[int, ...], Any, tuple[float | None, float | None]]]:
     try:
         multiscale = group.attrs.get("ome", group.attrs)["multiscales"][0]
         dataset = multiscale["datasets"][0]
@@ -80,17 +87,20 @@ def _planes_of_image(
         raise ImageFileError(
             f"{path}: axes {','.join(names)} of an array of shape {tuple(array.shape)} do not end in y,x"
         )
-    pixel_um = _pixel_um(multiscale, dataset)
+    steps_um = (
+        _step_um(multiscale, dataset, len(names) - 1),
+        _step_um(multiscale, dataset, names.index("z")) if "z" in names else None,
+    )
     for at in np.ndindex(*array.shape[:-2]):
-        yield dict(zip(names[:-2], at, strict=True)), at, array, pixel_um
+        yield dict(zip(names[:-2], at, strict=True)), at, array, steps_um
 
 
-def _pixel_um(multiscale: dict[str, Any], dataset: dict[str, Any]) -> float | None:
-    axis = multiscale["axes"][-1]
+def _step_um(multiscale: dict[str, Any], dataset: dict[str, Any], number: int) -> float | None:
+    axis = multiscale["axes"][number]
     unit = axis.get("unit") if isinstance(axis, dict) else None
     scale = 1.0
     scales = [
-        step["scale"][-1]
+        step["scale"][number]
         for part in (dataset, multiscale)
         for step in part.get("coordinateTransformations") or []
         if step.get("type") == "scale"

@@ -21,6 +21,9 @@ PIXEL_TYPES = ("uint8", "uint16", "float32")
 
 _T = TypeVar("_T")
 
+COMPUTED = "parfocal:computed"
+"""Written into every image whose pixels parfocal has computed, so that it never takes them for a microscope's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stack:
@@ -201,7 +204,15 @@ def _read_plane(path: Path) -> NDArray[Any]:
 def _read_tiff_plane(path: Path) -> NDArray[Any]:
     import tifffile
 
-    return np.squeeze(np.asarray(tifffile.imread(path)))
+    with tifffile.TiffFile(path) as file:
+        _refuse_computed(path, computed=COMPUTED in (file.ome_metadata or ""))
+        return np.squeeze(np.asarray(file.asarray()))
+
+
+def _refuse_computed(path: Path, *, computed: bool) -> None:
+    """A microscope shows frames; restored pixels are none."""
+    if computed:
+        raise DeviceNotFoundError(f"{path}: computed by `parfocal restore`, not recorded: play what it was made from")
 
 
 def _read_png(path: Path) -> NDArray[Any]:
@@ -223,6 +234,7 @@ def _read_tiff_stack(path: Path, channel: int | None) -> _Planes:
 
     def read() -> tuple[NDArray[Any], str, dict[str, Any]]:
         with tifffile.TiffFile(path) as file:
+            _refuse_computed(path, computed=COMPUTED in (file.ome_metadata or ""))
             series = file.series[0]
             ome = tifffile.xml2dict(file.ome_metadata) if file.ome_metadata else {}
             return series.asarray(), series.axes, ome
@@ -258,6 +270,7 @@ def _read_zarr(path: Path, channel: int | None) -> _Planes:
         import yaozarrs
 
         group: Any = yaozarrs.open_group(path)
+        _refuse_computed(path, computed=bool(group.attrs.get("parfocal", {}).get(COMPUTED)))
         if _multiscale(group.attrs) is None:
             group = group["0"]  # bioformats2raw layout: one group a position, this is the first
         scales = _multiscale(group.attrs)

@@ -119,9 +119,14 @@ def bears_bfloat16(card: ModelCard) -> bool:
     error = card.measured.get("bfloat16_error_sd")
     if not isinstance(error, float) or error > MAX_BFLOAT16_ERROR:
         return False
+    return torch.cuda.is_available() or has_bfloat16()
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; elsewhere it would be slower than float32."""
     ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # older versions do not say
     capabilities = ask()
-    return torch.cuda.is_available() or any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _wide(value: Tensor) -> Tensor:

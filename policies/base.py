@@ -82,6 +82,9 @@ class Policy(Protocol):
     ``defocus_sd_um`` (the belief about the present frame), ``found`` (1.0: the focus is known, and this action goes
     there or stays), ``focused`` (1.0: this frame is in focus) and ``positive`` (how probable it is that the stage is
     above the focus: in between, the side is not known); the loop, the terminal view and the report show them.
+
+    A policy that takes milliseconds may have an attribute ``off_loop = True``: the daemon then calls `tell` and `ask`
+    in another thread, one frame after the other, and its event loop goes on answering meanwhile.
     """
 
     name: str

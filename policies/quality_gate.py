@@ -158,6 +158,7 @@ class GatedPolicy:
     def __init__(self, policy: Policy, terms: GateTerms) -> None:
         self.name = policy.name
         self.reads = (*getattr(policy, "reads", ()), terms.model)
+        self.off_loop = bool(getattr(policy, "off_loop", False))
         self._policy, self._gate = policy, QualityGate(terms)
         for name in DELIBERATING:  # a policy whose suggestions take time offers them here too
             if hasattr(policy, name):

@@ -54,7 +54,7 @@ def score(
     if force and not out:
         raise UsageError("--force is about the file that --out names, and there is no --out")
     given = PartialOptics(na, immersion_index, None if emission_nm is None else emission_nm / 1000.0, pixel_um)
-    fallback, options = _from_config(config)
+    fallback, options = from_config(config)
     names = tuple(dict.fromkeys(model or ["defocus"]))
     job = ScoreJob(names, given, fallback, options, maps=maps is not None)
     if maps is not None:
@@ -70,7 +70,8 @@ def score(
     raise typer.Exit(2 if tally.failed == tally.rows else 0)
 
 
-def _from_config(config: Path | None) -> tuple[PartialOptics, dict[str, dict[str, object]]]:
+def from_config(config: Path | None) -> tuple[PartialOptics, dict[str, dict[str, object]]]:
+    """Optics and options of the models, by name, as a configuration has them; nothing without one."""
     from parfocal.daemon.fileoptics import PartialOptics, optics_of_config
 
     if config is None:

@@ -74,13 +74,19 @@ def snap(address: Address = None, key: Key = None, timeout: Timeout = 30.0, json
 def set_(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=VALUE", help="limits.z_um.upper=50, policy.name=focus.hold, policy.OPTION=VALUE"),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="limits.z_um.upper=50, policy.name=focus.hold, policy.OPTION=VALUE, preview.restored=unet",
+        ),
     ],
     address: Address = None,
     key: Key = None,
     timeout: Timeout = 15.0,
 ) -> None:
-    """Change a limit (only narrower than the session began with), a policy option, or the policy; `null` undoes it."""
+    """Change a limit (only narrower than the session began with), a policy option, the policy, or the restored preview.
+
+    The value `null` undoes it.
+    """
     orders = [_order(text) for text in what]
     with _client(address, key, timeout) as client:
         for order in orders:
@@ -108,7 +114,7 @@ def watch(
 def _client(address: str | None, key: Path | None, timeout: float) -> Client:
     from parfocal.daemon.client import Client
 
-    return Client(address, key=key, timeout_s=timeout)
+    return Client(address, key=key, timeout_s=timeout, via="terminal")
 
 
 def _say(address: str | None, key: Path | None, timeout: float, verb: Callable[[Client], Done]) -> None:
@@ -134,7 +140,10 @@ def _order(text: str) -> Callable[[Client], Done]:
         return lambda client: client.set_policy(str(value))
     if parts[0] == "policy" and len(parts) == 2:
         return lambda client: client.set_option(parts[1], value)
-    hint = did_you_mean(parts[0], ("limits", "policy"))
+    if parts in (["preview", "restored"], ["preview", "every_s"]):
+        return lambda client: client.set_preview(parts[1], "off" if value is False else value)
+    hint = did_you_mean(parts[0], ("limits", "policy", "preview"))
     raise UsageError(
-        f"set {text}: while a session runs, limits.PARAMETER.BOUND, policy.name and policy.OPTION can be set{hint}"
+        f"set {text}: while a session runs, limits.PARAMETER.BOUND, policy.name, policy.OPTION, preview.restored and "
+        f"preview.every_s can be set{hint}"
     )

@@ -13,11 +13,13 @@ from parfocal import ParfocalError, UsageError, did_you_mean
 TRAINERS: Mapping[str, str] = {
     "defocus": "parfocal.models.training.cli:train_defocus",
     "quality": "parfocal.models.training.quality_cli:train_quality",
+    "restore": "parfocal.models.training.restore_cli:train_restore",
     "sted-quality": "parfocal.models.training.sted_quality_cli:train_sted_quality",
 }
 EVALUATORS: Mapping[str, str] = {
     "defocus": "parfocal.models.training.cli:evaluate_defocus",
     "quality": "parfocal.models.training.quality_cli:evaluate_quality",
+    "restore": "parfocal.models.training.restore_cli:evaluate_restore",
     "sted-quality": "parfocal.models.training.sted_quality_cli:evaluate_sted_quality",
 }
 BENCHES: Mapping[str, str] = {"all": "parfocal.daemon.bench:run"}

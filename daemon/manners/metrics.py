@@ -30,6 +30,7 @@ from parfocal.daemon.states import State
 
 if TYPE_CHECKING:
     from parfocal.daemon.manners.vitals import Vitals
+    from parfocal.daemon.restored import RestoredFrame
     from parfocal.daemon.service.events import Note
     from parfocal.daemon.summary import Step, Summary
 
@@ -66,6 +67,7 @@ class Metrics(Part, Collector):
         self._last_s = math.nan
         self._actions: Counter[str] = Counter(dict.fromkeys(ACTIONS, 0))
         self._refusals: Counter[str] = Counter({refusal.name.lower(): 0 for refusal in Refusal})
+        self._restored: Counter[str] = Counter()
         self._state = State.IDLE
         self._facts: Mapping[str, Any] = {}
         self._vitals: Vitals | None = None
@@ -98,6 +100,10 @@ class Metrics(Part, Collector):
     def state(self, old: State, new: State, reason: str, time_s: float) -> None:
         """Keep the state."""
         self._state = new
+
+    def restored(self, shown: RestoredFrame) -> None:
+        """Count a restored preview by its verdict."""
+        self._restored[shown.verdict] += 1
 
     def attach(self, vitals: Vitals) -> None:
         """Keep where counters are read."""
@@ -146,6 +152,8 @@ class Metrics(Part, Collector):
             yield CounterMetricFamily(f"parfocal_{name}", text, value)
         yield _by("parfocal_decisions", "Decisions of the policy and of the loop itself", "kind", self._actions)
         yield _by("parfocal_refusals", "Actions the guard refused", "kind", self._refusals)
+        if self._restored:
+            yield _by("parfocal_restored_previews", "Restored previews by verdict", "verdict", self._restored)
 
     def _gauges(self) -> Iterator[Metric]:
         last, decided = self._last, self._decided

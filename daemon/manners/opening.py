@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from parfocal.daemon.loop import Listener, Loop, Onlooker
     from parfocal.daemon.manners.metricspage import MetricsPage
     from parfocal.daemon.manners.part import Part
+    from parfocal.daemon.manners.vitals import Vitals
+    from parfocal.daemon.restored import RestoredFrame
     from parfocal.daemon.states import State
-    from parfocal.daemon.summary import Summary
+    from parfocal.daemon.summary import Step, Summary
 
 log = structlog.get_logger()
 
@@ -54,8 +56,16 @@ class Manners:
 
     def attach(self, loop: Loop) -> None:
         """Let the parts read the loop's vital signs."""
+        self.read(loop.vitals)
+
+    def read(self, vitals: Vitals) -> None:
+        """Let the parts read these vital signs."""
         for part in self._parts:
-            part.attach(loop.vitals)
+            part.attach(vitals)
+
+    def listen(self, step: Step) -> None:
+        """Tell all of them; for whoever has no listeners of its own."""
+        self._tell(lambda part: part.listen(step))
 
     def facts(self, facts: Mapping[str, Any]) -> None:
         """Tell all of them."""
@@ -68,6 +78,10 @@ class Manners:
         self._tell(lambda part: part.state(old, new, reason, time_s))
         if self._also is not None:
             self._also.state(old, new, reason, time_s)
+
+    def restored(self, shown: RestoredFrame) -> None:
+        """Tell all of them."""
+        self._tell(lambda part: part.restored(shown))
 
     def end(self, summary: Summary) -> None:
         """Tell all of them."""
@@ -90,8 +104,14 @@ class Manners:
 
 
 @contextmanager
-def manners_of(config: Config) -> Iterator[Manners]:
+def manners_of(config: Config, *, managed: bool = True) -> Iterator[Manners]:
     """Serve metrics, tell the service manager, call people: as configuration and environment say, while inside.
+
+    Parameters
+    ----------
+    config : Config
+    managed : bool
+        Whether the service manager of this process, if it has one, is ours to talk to.
 
     Raises
     ------
@@ -101,7 +121,8 @@ def manners_of(config: Config) -> Iterator[Manners]:
         The page of metrics cannot be served.
     """
     with ExitStack() as stack:
-        parts: list[Part] = [part for part in (manager_of(config), alerts_of(config)) if part is not None]
+        wanted = (manager_of(config) if managed else None, alerts_of(config))
+        parts: list[Part] = [part for part in wanted if part is not None]
         page: MetricsPage | None = None
         if config.metrics is not None:
             from parfocal.daemon.manners.metrics import Metrics

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parfocal.daemon.manners.vitals import Vitals
+    from parfocal.daemon.restored import RestoredFrame
     from parfocal.daemon.states import State
     from parfocal.daemon.summary import Step, Summary
 
@@ -25,6 +26,9 @@ class Part:
 
     def state(self, old: State, new: State, reason: str, time_s: float) -> None:
         """Learn of a change of state."""
+
+    def restored(self, shown: RestoredFrame) -> None:
+        """Learn what became of a restored preview; in the preview's own thread."""
 
     def end(self, summary: Summary) -> None:
         """Learn how the session ended."""

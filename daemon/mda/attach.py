@@ -22,8 +22,10 @@ from parfocal.daemon.decide import Scoring
 from parfocal.daemon.mda.engine import ClosedLoopEngine
 from parfocal.daemon.mda.follower import Told
 from parfocal.daemon.mda.ledger import Tally
+from parfocal.daemon.mda.manners import SeatManners
 from parfocal.daemon.mda.options import AttachOptions, follow_options, make_config, split_options
 from parfocal.daemon.mda.run import SeatRun
+from parfocal.daemon.summary import Summary
 from parfocal.drivers.base import DeviceNotFoundError
 from parfocal.drivers.mm_instrument import Instrument
 from parfocal.drivers.mm_options import parse
@@ -101,21 +103,33 @@ class Attachment:
         self._last: SeatRun | None = None
         self._last_told: Told | None = None
         self._lock = threading.Lock()
+        self._manners = SeatManners(config, scorer)
         previous = core.mda.engine
-        self.engine = ClosedLoopEngine(core, self._make_run, **_like(previous))
-        self._previous = core.register_mda_engine(self.engine) or previous
+        try:
+            self.engine = ClosedLoopEngine(core, self._make_run, **_like(previous))
+            self._previous = core.register_mda_engine(self.engine) or previous
+        except BaseException:
+            self._manners.close()
+            raise
         self.attached = True
         atexit.register(self._at_exit)
 
     def _make_run(self) -> SeatRun:
         run = self._last = SeatRun(
             self.core, self.config, self.options, self._scorer, self._clock, paused=lambda: self._paused,
-            on_told=self._note,
+            on_told=self._note, on_end=self._ended,
         )  # fmt: skip
+        self._manners.began(run)
         return run
 
     def _note(self, told: Told) -> None:
         self._last_told = told
+        if self._last is not None:
+            self._manners.told(self._last, told)
+
+    def _ended(self, summary: Summary) -> None:
+        if self._last is not None:
+            self._manners.ended(self._last, summary)
 
     def pause(self, reason: str = "paused by hand") -> None:
         """Hold the correction in force, and take no frames of our own, until `resume`."""
@@ -144,6 +158,7 @@ class Attachment:
             else:
                 log.warning("mda.engine_replaced", engine=type(self.core.mda.engine).__name__)
             self.attached = False
+        self._manners.close()
         self._scorer.close()
         atexit.unregister(self._at_exit)
 
@@ -210,6 +225,7 @@ class Attachment:
         with contextlib.suppress(Exception):
             if self.core.mda.is_running():
                 self.core.mda.cancel()
+            self._manners.close()
             self._scorer.close()
         with contextlib.suppress(Exception):
             from pymmcore_plus import CMMCorePlus

@@ -120,10 +120,11 @@ class Follower:
         with self._deciding:
             return self._decide(frame, dose)
 
-    def tell(self, observation: Observation) -> None:
-        """Tell the policy what no frame of ours says."""
+    def tell(self, observation: Observation, write: Callable[[Observation], None]) -> None:
+        """Tell the policy what no frame of ours says, and write it down between the same decisions."""
         with self._deciding:
             self._policy.tell(observation)
+            write(observation)
             self.outlook = Outlook(self._policy.memory(), self._policy.doubt, self._policy.guesses())
 
     def drain(self, timeout_s: float) -> bool:

@@ -15,11 +15,12 @@ from parfocal.daemon.journal import Journal, JournalError
 from parfocal.daemon.mda.follower import Told
 from parfocal.daemon.owner import Done, Taken
 from parfocal.daemon.record import Record
+from parfocal.daemon.recorder import Recorder
 from parfocal.daemon.session import Session
 from parfocal.daemon.states import State, StateMachine
 from parfocal.daemon.summary import Summary
 from parfocal.drivers.base import Frame, Microscope, Parameter
-from parfocal.policies.base import Action
+from parfocal.policies.base import Action, Observation
 from parfocal.simulator.clock import Clock
 
 ANYWHERE_UM = 1e5
@@ -113,6 +114,11 @@ class Book:
         self._policy: tuple[str, Mapping[str, Any]] | None = None
         self.state = StateMachine(self._state_changed)
 
+    @property
+    def recorder(self) -> Recorder | None:
+        """Who writes frames, if anybody does."""
+        return self._record.recorder
+
     def begin(
         self,
         parameters: Mapping[str, Parameter],
@@ -133,13 +139,23 @@ class Book:
         with self._lock:
             self._frame(told.frame, told.dose, "doubtful" if told.assessments is None else "")
             if told.assessments is not None:
-                if self._policy is not None:
-                    self._record.policy(*self._policy)
-                    self._policy = None
+                self._begin_policy()
                 self._record.assessments(told.frame.index, told.assessments)
             self._record.action(told.frame.index, told.action)
             self._record.flush()
         self._syncer.ask()
+
+    def observed(self, observation: Observation) -> None:
+        """Write what the policy was told that no frame said; a replay tells it, too."""
+        with self._lock:
+            self._begin_policy()
+            self._record.observation(observation)
+            self._record.flush()
+
+    def _begin_policy(self) -> None:
+        if self._policy is not None:
+            self._record.policy(*self._policy)
+            self._policy = None
 
     def missed(self, frame: Frame, dose: float) -> None:
         """Write a frame that nobody looked at."""

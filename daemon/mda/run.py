@@ -22,6 +22,7 @@ from parfocal.daemon.mda.options import FOLLOW, AttachOptions, follow_options
 from parfocal.daemon.mda.plan import Place, Plan
 from parfocal.daemon.mda.quality import Bench
 from parfocal.daemon.session import Session
+from parfocal.daemon.summary import Summary
 from parfocal.drivers.base import Frame, HardwareError
 from parfocal.drivers.mm_frames import checked_pixels
 from parfocal.drivers.mm_instrument import Instrument
@@ -65,8 +66,8 @@ class SeatRun:
     clock : Clock
     paused : callable
         Why nothing new is to be done, or an empty string.
-    on_told : callable, optional
-        Called with what came of every frame.
+    on_told, on_end : callable, optional
+        Called with what came of every frame, and with the summary.
     """
 
     def __init__(
@@ -79,9 +80,11 @@ class SeatRun:
         *,
         paused: Callable[[], str] = lambda: "",
         on_told: Callable[[Told], None] | None = None,
+        on_end: Callable[[Summary], None] | None = None,
     ) -> None:
         self.core, self.config, self.options, self.clock = core, config, options, clock
-        self.paused, self._listener = paused, on_told
+        self.paused, self._listener, self._on_end = paused, on_told, on_end
+        self.verdict: Verdict | None = None
         self.instrument = instrument = Instrument(core, parse(compose.driver_options(config), core), clock)
         given = follow_options(config, instrument.pixel_um)
         policy = make_policy(FOLLOW, given)
@@ -122,13 +125,14 @@ class SeatRun:
         return guard
 
     def _open_book(self, models: Mapping[str, Any], policy: Mapping[str, Any]) -> tuple[Session, Book]:
-        session = Session.create(self.config, about=self._about())
+        session = Session.create(self.config, about=self.about())
         book = Book(session, self._seated)
         settings = {**self._settings, "correction_um": 0.0}
         book.begin(self._parameters, self.guard.limits, settings, models, (FOLLOW, policy))
         return session, book
 
-    def _about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
+        """Return what session.json says of this acquisition."""
         return {
             "driver": self.config.microscope.driver,
             "microscope": "micromanager",
@@ -174,7 +178,8 @@ class SeatRun:
             REFERENCE: place.reference_um,
             DEVICE: 1.0,
         }
-        self.follower.tell(Observation(self._index, settings, self.clock.now(), self.dose.spent, {}))
+        told = Observation(self._index, settings, self.clock.now(), self.dose.spent, {})
+        self.follower.tell(told, self.book.observed)
         self._index += 1
 
     def stand(self) -> None:
@@ -270,7 +275,8 @@ class SeatRun:
 
     def _check(self, action: Change) -> Verdict:
         now = {**self._settings, "correction_um": self._correction_um}
-        return self.guard.check(action, GuardState(now, self.clock.now()))
+        self.verdict = self.guard.check(action, GuardState(now, self.clock.now()))
+        return self.verdict
 
     def _refuse(self, verdict: Verdict) -> None:
         self._refusal = f"refused: {verdict.reason}"
@@ -467,9 +473,10 @@ class SeatRun:
             "focus_z_um": reference + forecast.focus_um,
             "defocus_sd_um": forecast.sd_um,
         }
-        self.book.end(
-            summary_of(
-                self.config, self.session, self._seated, self.tally, self.guard, self.dose, settings,
-                error or self.follower.given_up,
-            )
+        summary = summary_of(
+            self.config, self.session, self._seated, self.tally, self.guard, self.dose, settings,
+            error or self.follower.given_up,
         )  # fmt: skip
+        if self._on_end is not None:
+            self._on_end(summary)  # also where the disk is full
+        self.book.end(summary)

@@ -14,7 +14,7 @@ from parfocal.daemon.deliberate import Deliberating
 from parfocal.daemon.guard import BeamLease, Guard, GuardState, SafetyTripError
 from parfocal.daemon.records import DecisionDigest, action_fields, canonical, verdict_fields
 from parfocal.daemon.replay.reader import SessionReader
-from parfocal.daemon.replay.turns import Arrived, Made, Ordered, Seen, Turn, events, numbers
+from parfocal.daemon.replay.turns import Arrived, Heard, Made, Ordered, Seen, Turn, events, numbers
 from parfocal.drivers.base import Parameter
 from parfocal.policies import make_policy
 from parfocal.policies.base import Action, Observation, Policy
@@ -164,16 +164,18 @@ def decide_again(
     for event in events(reader.journal):
         if isinstance(event, Made):
             policy = _taken_over(policy, make(event), event)
-        elif isinstance(event, Turn):
-            if policy is None:
-                raise ReplayError(f"{reader.folder}: the journal does not say which policy decided")
+        elif isinstance(event, (Turn, Heard)) and policy is None:
+            raise ReplayError(f"{reader.folder}: the journal does not say which policy decided")
+        elif isinstance(event, Heard) and policy is not None:
+            policy.tell(event.observation)
+        elif isinstance(event, Turn) and policy is not None:
             observation = event.observation if observe is None else observe(event)
             action = _asked(policy, observation, event.suggestions if suggested else ())
             yield Decided(
                 observation.index, observation.time_s, observation.settings, event.action, event.verdict,
                 action_fields(action), guard.judge(action, event),
             )  # fmt: skip
-        else:
+        elif isinstance(event, (Arrived, Seen, Ordered)):
             guard.see(event)
 
 

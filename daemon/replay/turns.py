@@ -61,7 +61,14 @@ class Turn:
     suggestions: tuple[Record, ...] = ()
 
 
-Event = Made | Ordered | Arrived | Seen | Turn
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An observation that no frame made, and about which nothing was decided."""
+
+    observation: Observation
+
+
+Event = Made | Ordered | Arrived | Seen | Heard | Turn
 
 
 @dataclass
@@ -100,7 +107,7 @@ def events(journal: JournalReading) -> Iterator[Event]:
             turn.assessments[record["model"]] = read_assessment(record, grids)
         elif turn is not None and kind in ("action", "verdict", "suggestion"):
             _add(turn, record)
-        elif kind in ("policy", "command_received", "readback"):
+        elif kind in ("policy", "command_received", "readback", "observation"):
             event = _other(record)
             if event is not None:
                 yield event
@@ -138,6 +145,9 @@ def _other(record: Record) -> Event | None:
     match record["kind"]:
         case "policy":
             return Made(record["policy"], numbers(record.get("options", {})), bool(record.get("continues")))
+        case "observation":
+            settings, time_s = numbers(record["settings"]), float(record["time_s"])
+            return Heard(Observation(int(record["index"]), settings, time_s, float(record["dose"]), {}))
         case "readback":
             return Arrived(record["parameter"], float(record["readback"]), float(record["settled_s"]))
     return Ordered(record) if record.get("accepted") else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from parfocal.daemon.service.errors import MessageError
-from parfocal.daemon.service.eventmodels import End, Event, Health, Hello, StepEvent, event_of
+from parfocal.daemon.service.eventmodels import End, Event, Health, Hello, OrderEvent, StepEvent, event_of
 from parfocal.daemon.service.messages import Done, StatusReply
 
 
@@ -31,6 +31,8 @@ class DaemonStatus:
         Of loop and service.
     end : End, optional
         How it ended.
+    order : OrderEvent, optional
+        What somebody ordered last.
     """
 
     address: str
@@ -41,6 +43,7 @@ class DaemonStatus:
     step: StepEvent | None = None
     health: Health | None = None
     end: End | None = None
+    order: OrderEvent | None = None
 
     @classmethod
     def of(cls, address: str, reply: Done | StatusReply) -> DaemonStatus:
@@ -48,7 +51,7 @@ class DaemonStatus:
         if not isinstance(reply, StatusReply):
             raise MessageError("malformed", f"{address}: an answer to another question ({reply.kind})")
         found: dict[str, Event] = {}
-        for kind in ("hello", "step", "health", "end"):
+        for kind in ("hello", "step", "health", "end", "order"):
             content = reply.events.get(kind)
             if content is not None:
                 found[kind] = event_of(content)
@@ -56,7 +59,9 @@ class DaemonStatus:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
-        events = {"hello": self.hello, "step": self.step, "health": self.health, "end": self.end}
+        events = {
+            "hello": self.hello, "step": self.step, "health": self.health, "end": self.end, "order": self.order,
+        }  # fmt: skip
         plain = {kind: event.model_dump(mode="json") if event is not None else None for kind, event in events.items()}
         return {"address": self.address, "state": self.state, "you": {"name": self.name, "role": self.role}, **plain}
 
@@ -70,6 +75,8 @@ class DaemonStatus:
             rows.append(("microscope", f"{banner}{shadow}{facts.get('microscope', '')} ({facts.get('driver', '')})"))
             rows.append(("policy", str(facts.get("policy", {}).get("name", ""))))
             rows.append(("session", str(facts.get("folder", ""))))
+        if self.order is not None:
+            rows.append(("last order", order_line(self.order)))
         if self.step is not None:
             rows += step_rows(self.step)
         if self.health is not None:
@@ -117,6 +124,13 @@ def step_rows(step: StepEvent) -> list[tuple[str, str]]:
     left = f", {step.dose.left:.4g} left" if step.dose.left is not None else ""
     rows.append(("dose", f"{_number(step.dose.spent)} {step.dose.unit}{left}"))
     return rows
+
+
+def order_line(order: OrderEvent) -> str:
+    """Return an order in one line."""
+    what = " ".join(str(value) for value in order.arguments.values() if value not in ("", None, {}))
+    refused = "" if order.accepted else "REFUSED: "
+    return f"{order.command}{f' {what}' if what else ''} ({order.sender}): {refused}{order.text}"
 
 
 def step_line(step: StepEvent) -> str:

@@ -7,15 +7,25 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from parfocal.daemon.service.auth import User
 from parfocal.daemon.service.errors import RefusedError
 from parfocal.daemon.service.messages import Request, read_request
 
+log = structlog.get_logger()
 MOST_CLIENTS = 10_000
 COMMANDS_PER_S = 200.0
 """Of one sender, questions left out; a journal is not for machine guns."""
 
 READING = frozenset({"status"})
+"""A question changes nothing, so it is answered whatever clock it was asked by."""
+
+UNTOLD = frozenset({"malformed", "version", "oversized", "stale", "repeated", "role", "too_fast", "unknown_key"})
+"""Codes of what never became an order: nobody but the sender and the log is told of it."""
+
+ALWAYS = "safe"
+"""Never refused for its age, its number or the crowd: whoever may operate and wants the light off gets it."""
 
 
 @dataclass
@@ -56,11 +66,14 @@ class Desk:
         MessageError
             It is none.
         RefusedError
-            ``stale``, ``repeated``, ``role``, ``too_fast`` or ``busy``.
+            ``stale``, ``repeated``, ``role``, ``too_fast`` or ``busy``; of ``safe`` only ``role``.
         """
         request = read_request(data)
+        if request.command.kind == ALWAYS and user.role == "operate":
+            self._in_any_case(request, user)
+            return request
         age_s = self._wall() - request.sent_s
-        if not abs(age_s) <= self._max_age_s:
+        if not abs(age_s) <= self._max_age_s and request.command.kind not in READING:
             when = f"{age_s:.1f} s ago" if age_s > 0 else f"{-age_s:.1f} s from now"
             raise RefusedError(
                 "stale", f"sent {when}, {self._max_age_s:g} s is the most: too late, or the clocks disagree"
@@ -68,9 +81,19 @@ class Desk:
         self._in_order(request, user)
         if user.role != "operate" and request.command.kind not in READING:
             raise RefusedError("role", f"{user.name} may {user.role}; {request.command.kind} needs the role operate")
-        if request.command.kind not in READING and request.command.kind != "safe":
+        if request.command.kind not in READING:
             self._without_haste(user)
         return request
+
+    def _in_any_case(self, request: Request, user: User) -> None:
+        """Remember an order to make safe like any other; what would be wrong with any other is said in the log."""
+        age_s = self._wall() - request.sent_s
+        try:
+            self._in_order(request, user)
+        except RefusedError as error:
+            log.warning("service.safe_all_the_same", who=user.name, code=error.code, reason=str(error))
+        if not abs(age_s) <= self._max_age_s:
+            log.warning("service.safe_all_the_same", who=user.name, code="stale", age_s=round(age_s, 1))
 
     def _in_order(self, request: Request, user: User) -> None:
         now = self._monotonic()

@@ -117,6 +117,25 @@ class StateEvent(EventModel):
     time_s: float | None
 
 
+class OrderEvent(EventModel):
+    """Somebody ordered something; `text` says what became of it, `code` why it was refused."""
+
+    kind: Literal["order"]
+    who: str
+    role: str
+    via: str
+    command: str
+    arguments: dict[str, Any]
+    accepted: bool
+    text: str
+    code: str
+
+    @property
+    def sender(self) -> str:
+        """Who and by what, for people."""
+        return f"{self.who}, {self.via}" if self.via else self.who
+
+
 class Health(EventModel):
     """Once a second: how the loop and the service are doing."""
 
@@ -155,7 +174,49 @@ class Preview(EventModel):
     low: float | None
     high: float | None
     pixels: bytes
-    patch_map: PatchMapImage | None
+    patch_maps: list[PatchMapImage] = Field(default_factory=list)
+
+    @property
+    def patch_map(self) -> PatchMapImage | None:
+        """The first of them: that of quality, else of defocus, else of another model."""
+        return self.patch_maps[0] if self.patch_maps else None
+
+
+class RefusedSquares(BaseModel):
+    """Where a restored image shows the frame as it is (1): squares of `cell_px` pixels of the frame, row by row."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    rows: int
+    columns: int
+    cell_px: int
+    cells: bytes
+
+
+class Restored(EventModel):
+    """A frame as it would look in focus, made small like a preview: computed, for people to look at, and no data.
+
+    `verdict` is ``restored``, ``in_focus`` or ``refused`` (then the image is the frame as it is; `reason` says why), or
+    ``off`` (no image: nothing is computed any more).
+    """
+
+    kind: Literal["restored"]
+    label: Literal["computed"]
+    index: int | None
+    method: str
+    verdict: str
+    reason: str
+    defocus_um: float | None
+    defocus_sd_um: float | None
+    width: int
+    height: int
+    factor: int
+    low: float | None
+    high: float | None
+    pixels: bytes
+    refused: RefusedSquares | None
+    took_ms: float | None
+    simulated: bool
 
 
 class End(EventModel):
@@ -166,7 +227,7 @@ class End(EventModel):
     summary: dict[str, Any]
 
 
-Event = Hello | StepEvent | StateEvent | Health | Preview | End
+Event = Hello | StepEvent | StateEvent | OrderEvent | Health | Preview | Restored | End
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 
 

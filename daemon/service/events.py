@@ -16,11 +16,12 @@ from parfocal.policies.base import Change, Finish
 
 if TYPE_CHECKING:
     from parfocal.daemon.guard import Verdict
+    from parfocal.daemon.requests import Answer, Order
     from parfocal.daemon.summary import Step, Summary
     from parfocal.models.base import Assessment
     from parfocal.policies.base import Action
 
-KINDS = ("hello", "step", "state", "health", "preview", "end")
+KINDS = ("hello", "step", "state", "order", "health", "preview", "restored", "end")
 
 
 class Note(NamedTuple):
@@ -150,6 +151,15 @@ def state_event(number: int, sent_s: float, old: str, new: str, reason: str, tim
     return {**_head("state", number, sent_s), "old": old, "new": new, "reason": reason, "time_s": known(time_s)}
 
 
+def order_event(number: int, sent_s: float, order: Order, said: Answer) -> dict[str, Any]:
+    """Return the ``order`` event: somebody ordered something, and what became of it."""
+    return {
+        **_head("order", number, sent_s),
+        "who": order.who, "role": order.role, "via": order.via, "command": order.command,
+        "arguments": plain(order.arguments), "accepted": said.accepted, "text": said.reason, "code": said.code,
+    }  # fmt: skip
+
+
 def health_event(number: int, sent_s: float, numbers_: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``health`` event: once a second, how the loop and the service are doing."""
     return {**_head("health", number, sent_s), **plain(numbers_)}
@@ -158,6 +168,11 @@ def health_event(number: int, sent_s: float, numbers_: Mapping[str, Any]) -> dic
 def preview_event(number: int, sent_s: float, index: int, preview: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``preview`` event; its images are raw bytes."""
     return {**_head("preview", number, sent_s), "index": index, **preview}
+
+
+def restored_event(number: int, sent_s: float, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``restored`` event, a computed image; for `content` see `parfocal.daemon.restored.RestoredFrame`."""
+    return {**_head("restored", number, sent_s), **content}
 
 
 def end_event(number: int, sent_s: float, summary: Summary) -> dict[str, Any]:

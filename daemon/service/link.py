@@ -46,11 +46,14 @@ class Link:
         The one daemon of this computer, and where it said that it publishes.
     key : Path or str, optional
         A secret key file.
+    via : str
+        What the client calls itself, for those who read who ordered what.
     """
 
     def __init__(
-        self, address: str | None = None, *, key: Path | str | None = None, publish: str | None = None
+        self, address: str | None = None, *, key: Path | str | None = None, publish: str | None = None, via: str = ""
     ) -> None:
+        self._via = via
         self.key: KeyFile | None = None
         if key is not None:
             self.key = read_key(Path(key), secret=True)
@@ -92,7 +95,8 @@ class Link:
         seq = next(self._numbers)
         # The envelope is made of parts that were checked already.
         content = {
-            "version": 1, "client": self._client, "seq": seq, "sent_s": time.time(), "command": command.model_dump(),
+            "version": 1, "client": self._client, "seq": seq, "sent_s": time.time(), "via": self._via,
+            "command": command.model_dump(),
         }  # fmt: skip
         return encode(Request.model_validate(content)), seq
 

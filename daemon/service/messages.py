@@ -85,6 +85,14 @@ class SetPolicy(Message):
     options: dict[Name, Plain] = Field(default_factory=dict)
 
 
+class SetPreview(Message):
+    """Switch the restored preview on (by a method's name) or off, or change how often; `None`: as configured."""
+
+    kind: Literal["set_preview"] = "set_preview"
+    key: Literal["restored", "every_s"]
+    value: Annotated[str, Field(max_length=64)] | float | bool | None
+
+
 class Snap(Message):
     """Take one frame while paused; it is scored and journalled, and nothing is done about it."""
 
@@ -92,7 +100,8 @@ class Snap(Message):
 
 
 Command = Annotated[
-    Status | Pause | Resume | Stop | Safe | SetLimit | SetOption | SetPolicy | Snap, Field(discriminator="kind")
+    Status | Pause | Resume | Stop | Safe | SetLimit | SetOption | SetPolicy | SetPreview | Snap,
+    Field(discriminator="kind"),
 ]
 
 
@@ -100,13 +109,15 @@ class Request(Message):
     """A command in its envelope.
 
     `client` is drawn anew by every client, `seq` counts its requests up from 1, `sent_s` is when it was sent in seconds
-    of Unix time: with them, a request that was recorded and sent again is told from a new one.
+    of Unix time: with them, a request that was recorded and sent again is told from a new one. `via` is what the client
+    calls itself (``terminal``, ``web page``); it is shown and written down, and gives nobody any right.
     """
 
     version: Literal[1] = VERSION
     client: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     seq: Annotated[int, Field(ge=1, lt=2**63)]
     sent_s: float
+    via: Annotated[str, Field(max_length=40, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
     command: Command
 
 

@@ -27,7 +27,7 @@ def preview(
     pixels : ndarray, shape (height, width)
         As the camera gave them.
     assessments : mapping, optional
-        Whoever of them has a patch map gives it.
+        Every one that has a patch map gives it.
     longest_px : int
         Neither side is longer than that afterwards.
 
@@ -35,7 +35,7 @@ def preview(
     -------
     dict
         ``width``, ``height``, ``factor`` (pixels of the frame for one of these), ``pixels`` (bytes, row by row),
-        ``low`` and ``high`` (the counts of black and white), ``patch_map`` (or `None`).
+        ``low`` and ``high`` (the counts of black and white), ``patch_maps`` (of quality and defocus first).
     """
     if pixels.ndim != 2 or 0 in pixels.shape or pixels.dtype.kind not in "buif":
         return None
@@ -53,7 +53,7 @@ def preview(
         "low": low,
         "high": high,
         "pixels": grey.tobytes(),
-        "patch_map": _patch_map(assessments or {}),
+        "patch_maps": _patch_maps(assessments or {}),
     }
 
 
@@ -74,19 +74,24 @@ def _binned(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
     return (total / count).astype(np.float32)
 
 
-def _patch_map(assessments: Mapping[str, Assessment]) -> dict[str, Any] | None:
+def _patch_maps(assessments: Mapping[str, Assessment]) -> list[dict[str, Any]]:
     with_map = {name: one.patch_map for name, one in assessments.items() if one.patch_map is not None}
-    for name in (*PREFERRED, *sorted(with_map)):
-        found: PatchMap | None = with_map.get(name)
-        if found is not None and found.value.ndim == 2 and found.value.shape == found.certainty.shape:
-            return {
-                "model": name,
-                "rows": int(found.value.shape[0]),
-                "columns": int(found.value.shape[1]),
-                "patch_px": int(found.patch_px),
-                "stride_px": int(found.stride_px),
-                "unit": found.unit,
-                "value": np.ascontiguousarray(found.value, dtype="<f4").tobytes(),
-                "certainty": np.ascontiguousarray(found.certainty, dtype="<f4").tobytes(),
-            }
-    return None
+    order = [name for name in PREFERRED if name in with_map] + sorted(set(with_map) - set(PREFERRED))
+    return [_map_of(name, with_map[name]) for name in order if _is_whole(with_map[name])]
+
+
+def _is_whole(found: PatchMap) -> bool:
+    return found.value.ndim == 2 and found.value.shape == found.certainty.shape
+
+
+def _map_of(name: str, found: PatchMap) -> dict[str, Any]:
+    return {
+        "model": name,
+        "rows": int(found.value.shape[0]),
+        "columns": int(found.value.shape[1]),
+        "patch_px": int(found.patch_px),
+        "stride_px": int(found.stride_px),
+        "unit": found.unit,
+        "value": np.ascontiguousarray(found.value, dtype="<f4").tobytes(),
+        "certainty": np.ascontiguousarray(found.certainty, dtype="<f4").tobytes(),
+    }

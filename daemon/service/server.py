@@ -16,7 +16,7 @@ from parfocal.daemon.config_models import ServiceSection
 from parfocal.daemon.requests import Answer, Order
 from parfocal.daemon.service import events
 from parfocal.daemon.service.auth import ANYBODY, AllowList, Gate, User
-from parfocal.daemon.service.desk import Desk
+from parfocal.daemon.service.desk import ALWAYS, Desk
 from parfocal.daemon.service.errors import MessageError, RefusedError
 from parfocal.daemon.service.health import Health
 from parfocal.daemon.service.messages import Done, Refused, Request, StatusReply, encode, seq_of
@@ -25,6 +25,7 @@ from parfocal.daemon.service.refusals import Refusals
 from parfocal.daemon.service.sockets import Sockets, open_sockets
 
 if TYPE_CHECKING:
+    from parfocal.daemon.restored import RestoredFrame
     from parfocal.daemon.states import State
     from parfocal.daemon.summary import Step, Summary
 
@@ -72,11 +73,13 @@ class Service:
         self._rest: deque[tuple[int, str, Any]] = deque(maxlen=MOST_REST)
         self._order = self._step_number = self.lost_events = 0
         self._image: tuple[Any, Any, int] | None = None
+        self._restored: RestoredFrame | None = None
         self._last_note: events.Note | None = None
         self._numbers: dict[str, int] = {}
         self._latest: dict[str, dict[str, Any]] = {}
         self._facts: Mapping[str, Any] = {}
         self._submit: Submit | None = None
+        self._early_safe: deque[Order] = deque()
         self._state = "idle"
         self._refusals, self._health = Refusals(), Health()
         self._desk = Desk(section.max_age_s)
@@ -92,8 +95,9 @@ class Service:
     # -- from the event loop's thread, and from whoever runs the session ------------------------------------------
 
     def attach(self, submit: Submit) -> None:
-        """Say where commands go; until then they are refused."""
+        """Say where commands go; until then they are refused, but for `safe`, which waits for the session."""
         self._submit = submit
+        self._hand_in_early()
 
     def listen(self, step: Step) -> None:
         """Take in a step; cheap, and never waits."""
@@ -105,6 +109,11 @@ class Service:
         self._steps.append((self._order, events.note(step, self._step_number, time.time())))
         self._image = (step.frame.pixels, step.assessments, step.frame.index)
         self._wake()
+
+    def restored(self, shown: RestoredFrame) -> None:
+        """Take in a restored preview, from any thread; of several that wait the latest is published."""
+        self._restored = shown
+        self._wake(always=True)
 
     def facts(self, facts: Mapping[str, Any]) -> None:
         """Take in what holds for the session."""
@@ -174,6 +183,7 @@ class Service:
         strange = 0
         if sockets.events in ready:
             strange += self._note_strange(sockets.subscriptions(AT_ONCE))
+        self._pass_on_restored()
         self._pass_on()
         if sockets.gate in ready:
             self._ask_gate()
@@ -245,23 +255,48 @@ class Service:
 
     def _pass_in(self, envelope: Envelope, request: Request, user: User) -> None:
         submit, problem = self._submit, ("", "")
-        if submit is None:
+        if request.command.kind == ALWAYS:
+            if submit is None:
+                self._safe_before_it_begins(envelope, request, user)
+                return
+        elif submit is None:
             problem = ("not_running", "no session is running yet")
         elif self._pending >= MOST_PENDING:
             problem = ("busy", "too many commands wait already")
         if submit is None or problem[0]:
             self._refusals.note(problem[0], user.name, problem[1])
             self._reply(envelope, Refused(seq=request.seq, code=problem[0], reason=problem[1]))
+            self._told(_order_of(request, user), Answer(False, problem[1], code=problem[0]))
             return
         self._pending += 1
-        arguments = request.command.model_dump(exclude={"kind"})
 
         def answer(said: Answer) -> None:
-            self._put("answer", (envelope, request.seq, said))
+            self._put("answer", (envelope, request.seq, order, said))
 
-        submit(Order(user.name, user.role, request.command.kind, arguments, answer))
+        order = _order_of(request, user, answer)
+        submit(order)
 
-    def _answered(self, envelope: Envelope, seq: int, said: Answer) -> None:
+    def _safe_before_it_begins(self, envelope: Envelope, request: Request, user: User) -> None:
+        order = _order_of(request, user)
+        self._early_safe.append(order)
+        said = Answer(True, "no session is running yet; the one about to begin ends before its first frame")
+        self._answered(envelope, request.seq, order, said)
+        self._hand_in_early()  # should it have begun meanwhile
+
+    def _hand_in_early(self) -> None:
+        while self._submit is not None and self._early_safe:
+            try:
+                order = self._early_safe.popleft()
+            except IndexError:  # the other thread was faster
+                return
+            self._submit(order)
+
+    def _told(self, order: Order, said: Answer) -> None:
+        """Tell everybody who ordered what, so that nobody wonders why the session is paused."""
+        self._publish("order", events.order_event(self._next("order"), time.time(), order, said))
+
+    def _answered(self, envelope: Envelope, seq: int, order: Order, said: Answer) -> None:
+        self._told(order, said)
         if said.accepted:
             detail = events.plain(said.detail)
             self._reply(envelope, Done(seq=seq, text=said.reason, state=self._state, detail=detail))
@@ -337,13 +372,24 @@ class Service:
         if made is not None:
             self._publish("preview", events.preview_event(self._next("preview"), time.time(), image[2], made))
 
+    def _pass_on_restored(self) -> None:
+        shown, self._restored = self._restored, None
+        if shown is not None and self._sockets.wants(b"restored"):
+            number = self._next("restored")
+            self._publish("restored", events.restored_event(number, time.time(), shown.content()))
+
     def _next(self, kind: str) -> int:
         self._numbers[kind] = self._numbers.get(kind, 0) + 1
         return self._numbers[kind]
 
     def _publish(self, kind: str, content: dict[str, Any]) -> None:
-        if kind not in ("preview", "step"):
+        if kind not in ("preview", "restored", "step"):
             self._latest[kind] = content
         topic = kind.encode()
         if self._sockets.wants(topic):
             self._sockets.events.send_multipart([topic, encode(content)], zmq.NOBLOCK)
+
+
+def _order_of(request: Request, user: User, answer: Callable[[Answer], None] = lambda _: None) -> Order:
+    arguments = request.command.model_dump(exclude={"kind"})
+    return Order(user.name, user.role, request.command.kind, arguments, answer, request.via)

@@ -21,7 +21,7 @@ WAITING_COMMANDS, WAITING_EVENTS = 100, 1000
 """Messages kept for one peer that does not read; then commands wait with their sender, and events are dropped."""
 
 ANY_PORT = "tcp://127.0.0.1:*"
-TOPICS = frozenset({b"", b"hello", b"step", b"state", b"health", b"preview", b"end"})
+TOPICS = frozenset({b"", b"hello", b"step", b"state", b"order", b"health", b"preview", b"restored", b"end"})
 FAREWELL_MS = 200
 HANDSHAKE_FAILURES = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "no handshake",

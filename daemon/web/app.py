@@ -129,7 +129,7 @@ class Page:
             self._strangers -= 1
         if role is None:
             return
-        tab = self._tabs.join(role, self._picture.preview)
+        tab = self._tabs.join(role, self._picture.preview, self._picture.restored)
         if tab is None:
             await socket.close(TOO_MANY, "too many pages are open")
             return

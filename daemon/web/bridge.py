@@ -10,12 +10,13 @@ from pathlib import Path
 import structlog
 
 from parfocal.daemon.client import SAFE_WITHIN_S, AsyncClient, NoAnswerError, RefusedError, ServiceError
+from parfocal.daemon.service.desk import UNTOLD
 from parfocal.daemon.service.messages import Done
 from parfocal.daemon.web.state import Picture
 from parfocal.daemon.web.tabs import Tabs
 
 log = structlog.get_logger()
-KINDS = ("hello", "step", "state", "health", "preview", "end")
+KINDS = ("hello", "step", "state", "order", "health", "preview", "restored", "end")
 SILENCE_S, RETRY_S, ANSWER_S, SNAP_S = 4.0, 1.0, 5.0, 40.0
 FROM_HERE = "asked for on the web page"
 
@@ -30,7 +31,7 @@ class Daemon:
 
     def client(self, timeout_s: float) -> AsyncClient:
         """Make a client; raises `ServiceError` where there is nobody to talk to."""
-        return AsyncClient(self.address, key=self.key, publish=self.publish, timeout_s=timeout_s)
+        return AsyncClient(self.address, key=self.key, publish=self.publish, timeout_s=timeout_s, via="web page")
 
 
 class Bridge:
@@ -78,10 +79,12 @@ class Bridge:
                 return  # it says farewell: nothing will follow
             log.info("page.connected", address=client.address)
             async for event in client.events(*KINDS, silence_s=SILENCE_S):
-                before = self._picture.preview
+                before, restored = self._picture.preview, self._picture.restored
                 self._tabs.put(self._picture.take(event))
                 if self._picture.preview is not None and self._picture.preview is not before:
                     self._tabs.put_preview(self._picture.preview)
+                if self._picture.restored is not None and self._picture.restored is not restored:
+                    self._tabs.put_preview(self._picture.restored, "restored")
         self._tabs.put(self._picture.lost("the session has ended"))
         self.ended.set()
 
@@ -97,13 +100,14 @@ class Bridge:
         """
         try:
             done = await self._ask(command, reason)
-            outcome, text = "done", done.text
+            outcome, text, told = "done", done.text, True
         except RefusedError as error:
-            outcome, text = "refused", str(error)
+            outcome, text, told = "refused", str(error), error.code not in UNTOLD
         except ServiceError as error:
-            outcome, text = "no_answer", str(error)
+            outcome, text, told = "no_answer", str(error), False
         log.info("page.order", command=command, who=who, outcome=outcome, text=text)
-        self._tabs.put(self._picture.order(who, command, text, accepted=outcome == "done"))
+        if not (told and self._picture.is_up):  # else the daemon tells everybody, these pages too
+            self._tabs.put(self._picture.order(who, command, text, accepted=outcome == "done"))
         return outcome, text
 
     async def _ask(self, command: str, reason: str) -> Done:

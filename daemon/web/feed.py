@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from parfocal.daemon.service.eventmodels import StateEvent, StepEvent
+from parfocal.daemon.service.eventmodels import OrderEvent, StateEvent, StepEvent
 
 KEPT = 400
 Entry = dict[str, Any]
@@ -45,6 +45,12 @@ class Feed:
     def order(self, who: str, command: str, text: str, wall_s: float, *, accepted: bool) -> Entry:
         """Take in what a person asked for on this page, and what became of it."""
         return self._add("order" if accepted else "order-refused", f"{command} asked for by {who}", text, wall_s)
+
+    def ordered(self, event: OrderEvent) -> Entry:
+        """Take in what the daemon says that somebody ordered, on this page or anywhere else."""
+        said = str(event.arguments.get("reason", "")).strip()
+        text = f"{said}: {event.text}" if said and event.accepted and said not in event.text else event.text
+        return self.order(event.sender, event.command, text, event.sent_s, accepted=event.accepted)
 
     def facts(self, old: Mapping[str, Any], new: Mapping[str, Any], wall_s: float) -> list[Entry]:
         """Take in what is different in the session's facts: somebody changed a limit, an option or the policy."""

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from parfocal.daemon.decisions import side_known
-from parfocal.daemon.service.eventmodels import End, Event, Health, Hello, StateEvent, StepEvent
+from parfocal.daemon.service.eventmodels import End, Event, Health, Hello, OrderEvent, Restored, StateEvent, StepEvent
 from parfocal.daemon.web.feed import Feed
 from parfocal.daemon.web.trials import Trials
-from parfocal.daemon.web.wire import preview_bytes
+from parfocal.daemon.web.wire import preview_bytes, restored_bytes
 
 if TYPE_CHECKING:
     from parfocal.daemon.service.clientview import DaemonStatus
@@ -43,6 +43,7 @@ class Picture:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         self._monotonic, self._wall = monotonic, wall
         self.preview: bytes | None = None
+        self.restored: bytes | None = None
         self._link: Delta = {"up": False, "text": "not connected yet", "address": "", "at": monotonic()}
         self._people: Delta = {"operate": 0, "observe": 0}
         self._begin()
@@ -53,7 +54,7 @@ class Picture:
         self._values: Delta = dict.fromkeys(("hello", "state", "step", "belief", "quality", "health", "end"))
         self._scale_um: float | None = None
         self._facts: dict[str, Any] = {}
-        self.preview = None
+        self.preview = self.restored = None
 
     # -- what a browser is told ---------------------------------------------------------------------------------------
 
@@ -74,6 +75,11 @@ class Picture:
     def now(self) -> float:
         """Return the time with which ages are counted."""
         return self._monotonic()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether events arrive."""
+        return bool(self._link["up"])
 
     @property
     def is_over(self) -> bool:
@@ -113,16 +119,18 @@ class Picture:
         return {"people": self._people}
 
     def order(self, who: str, command: str, text: str, *, accepted: bool) -> Delta:
-        """Learn what somebody asked for on this page."""
+        """Learn what somebody asked for on this page, where the daemon does not tell."""
         return {"entries": [dict(self._feed.order(who, command, text, self._wall(), accepted=accepted))]}
 
     def take(self, event: Event) -> Delta:
-        """Take in an event; previews change `preview`."""
+        """Take in an event; images change `preview` and `restored`."""
         if isinstance(event, StepEvent):
             return self._step(event)
         if isinstance(event, StateEvent):
             delta = self._state(event.new, event.reason)
             return delta | {"entries": [dict(self._feed.state(event))]}
+        if isinstance(event, OrderEvent):
+            return {"entries": [dict(self._feed.ordered(event))]}
         if isinstance(event, Health):
             self._values["health"] = _dump(event) | {"at": self._at(event.sent_s)}
             delta = {"health": self._values["health"]}
@@ -134,6 +142,9 @@ class Picture:
         if isinstance(event, End):
             self._values["end"] = _dump(event) | {"at": self._at(event.sent_s)}
             return {"end": self._values["end"]} | self._state("ended", event.outcome)
+        if isinstance(event, Restored):
+            self.restored = restored_bytes(event, self._at(event.sent_s))
+            return {}
         self.preview = preview_bytes(event, self._at(event.sent_s))
         return {}
 

@@ -23,7 +23,7 @@ class Tab:
         self.role = role
         self._snapshot = snapshot
         self._waiting: Delta | None = None
-        self._preview: bytes | None = None
+        self._images: dict[str, bytes] = {}
         self._woken = asyncio.Event()
         self.restart()
 
@@ -51,9 +51,9 @@ class Tab:
             self.restart()
         self._woken.set()
 
-    def put_preview(self, preview: bytes) -> None:
-        """Replace the image that waits."""
-        self._preview = preview
+    def put_preview(self, preview: bytes, kind: str = "preview") -> None:
+        """Replace the image of that kind that waits."""
+        self._images[kind] = preview
         self._woken.set()
 
     async def take(self, now: Callable[[], float], role: Role) -> list[str | bytes]:
@@ -70,9 +70,8 @@ class Tab:
         if delta:
             plain = {key: list(value.values()) if _by_id(key, value) else value for key, value in delta.items()}
             messages.append(json.dumps(plain | {"now": now()}, allow_nan=False, separators=(",", ":")))
-        if self._preview is not None:
-            messages.append(self._preview)
-            self._preview = None
+        messages += self._images.values()
+        self._images = {}
         return messages
 
 
@@ -83,13 +82,15 @@ class Tabs:
         self._snapshot = snapshot
         self._open: set[Tab] = set()
 
-    def join(self, role: Role, preview: bytes | None) -> Tab | None:
+    def join(self, role: Role, preview: bytes | None, restored: bytes | None = None) -> Tab | None:
         """Let another page in; `None`: there are too many."""
         if len(self._open) >= MOST:
             return None
         tab = Tab(role, self._snapshot)
         if preview is not None:
             tab.put_preview(preview)
+        if restored is not None:
+            tab.put_preview(restored, "restored")
         self._open.add(tab)
         return tab
 
@@ -103,10 +104,10 @@ class Tabs:
             for tab in self._open:
                 tab.put(delta)
 
-    def put_preview(self, preview: bytes) -> None:
+    def put_preview(self, preview: bytes, kind: str = "preview") -> None:
         """Show every page an image."""
         for tab in self._open:
-            tab.put_preview(preview)
+            tab.put_preview(preview, kind)
 
     def counts(self) -> tuple[int, int]:
         """How many pages may operate, and how many only look."""

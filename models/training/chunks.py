@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,14 +33,15 @@ class Source:
 
 
 @lru_cache(maxsize=2)
-def _bank(source: Source) -> ObjectBank:
+def object_bank(source: Source) -> ObjectBank:
+    """The bank of a source, made once in a process."""
     fields = load_fields(source.fields, source.split) if source.fields else []
     return ObjectBank(fields, procedural=source.procedural, seed=source.seed)
 
 
 @lru_cache(maxsize=2)
 def _synthesiser(source: Source) -> Synthesiser:
-    return Synthesiser(_bank(source), size_px=source.size_px, seed=source.seed)
+    return Synthesiser(object_bank(source), size_px=source.size_px, seed=source.seed)
 
 
 def make_chunk(source: Source, number: int, examples: int) -> dict[str, NDArray[Any]]:
@@ -55,19 +56,22 @@ def make_chunk(source: Source, number: int, examples: int) -> dict[str, NDArray[
     return chunk
 
 
+ChunkMaker = Callable[[Source, int, int], dict[str, NDArray[Any]]]
+
+
 def chunks(
-    source: Source, *, count: int, examples: int, workers: int, start: int = 0
+    source: Source, *, count: int, examples: int, workers: int, start: int = 0, make: ChunkMaker = make_chunk
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Chunks `start` to `count`, in order, made ahead by `workers` processes (0: in this one)."""
+    """Chunks `start` to `count`, in order, made ahead by `workers` processes (0: in this one) with `make`."""
     if workers == 0:
         for number in range(start, count):
-            yield make_chunk(source, number, examples)
+            yield make(source, number, examples)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         ahead: deque[Future[dict[str, NDArray[Any]]]] = deque()
         for number in range(start, count):
-            ahead.append(pool.submit(make_chunk, source, number, examples))
+            ahead.append(pool.submit(make, source, number, examples))
             if len(ahead) > 2 * workers:
                 yield ahead.popleft().result()
         while ahead:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from parfocal.policies.base import Action, Change, Hold, Observation, PolicyError
 from parfocal.policies.checkpoint import pack, unpack
-from parfocal.policies.focus.bias import BiasPrior
+from parfocal.policies.focus.bias import OF_RESPONSE, BiasPrior
 from parfocal.policies.focus.grid import Drift, Estimate, FocusGrid, Vector
 from parfocal.policies.focus.likelihood import Look, Novelty, read_look
 from parfocal.policies.focus.looks import best_look, candidates, sample_belief
@@ -27,7 +27,7 @@ State = Literal["search", "track", "gave_up"]
 _FAR = 1e9
 MOST_UNSEEN, UNSEEN_NEAR = 3, 0.1
 """So many frames in a row that show nothing a search goes on from; the chance that nothing shows nearer than it did."""
-SEARCH_NOISE, TRACK_NOISE, LEAST_NOISE, MOST_NOISE = 0.2, 0.08, 0.01, 0.5
+SEARCH_NOISE, TRACK_NOISE, LEAST_NOISE, MOST_NOISE = 0.2, 0.08, 0.04, 0.5
 """What differs between two frames at one place, in units of the spread stated: to begin with, and its bounds."""
 CONFIRMED_FROM, KEPT_FROM = 0.75, 0.5
 """Probability of being in the field that a frame there must leave of a focus, at first and from then on."""
@@ -85,7 +85,7 @@ class BeliefOptions(FocusOptions):
     lead_dof: float = Field(default=0.35, ge=0, le=0.5)
     cross_dof: float = Field(default=0.2, ge=0, le=0.5)
     cross_sd_dof: float = Field(default=0.2, gt=0)
-    bias_spread: float = Field(default=1.2, gt=0, le=10)
+    bias_spread: float = Field(default=1.1, gt=0, le=10)
     floor: float = Field(default=0.02, ge=1e-6, lt=0.5)
     correlation_dof: float = Field(default=0.5, gt=0)
     correlation_s: float = Field(default=15.0, gt=0)
@@ -150,7 +150,7 @@ class BeliefPolicy:
         self._drift = Drift(o.drift_rate_um_per_min, o.drift_rate_walk_um_per_min, o.drift_walk_um, o.jump_per_min)
         self._table = None if o.response is None else Response.from_json(o.response)
         self._expected = self._table or Response.surrogate(self.dof, o.near_dof, o.far, 2.5 * o.range_um)
-        self._bias = BiasPrior(self.dof, o.bias_spread)
+        self._bias = BiasPrior(self.dof, o.bias_spread, **({} if self._table is None else OF_RESPONSE))
         self._window = 3.0 * self.dof
         self._tracking = Tracking(self.dof, o.correct_gain, o.lead_dof, o.cross_dof, o.cross_sd_dof)
         self._novelty = Novelty(o.correlation_dof * self.dof, o.correlation_s)

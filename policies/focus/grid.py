@@ -113,6 +113,7 @@ class FocusGrid:
 
     `moments` has the shape (1 + K + K (K + 1) / 2, rates, cells): the probability of a cell, and it times the first
     and second moments of the bias's K coefficients there. All that time does is linear in them.
+    `looked_um` is where the last look was taken from.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class FocusGrid:
         self.offsets: Vector = np.zeros(rates)
         self.moments: Moments = np.zeros((1 + len(bias.moments), rates, self.count), dtype=np.float32)
         self.pending_s = self.aged_min = 0.0
+        self.looked_um = math.nan
         self._last: tuple[Moments, float, Look, _Judged] | None = None
         self.flatten(1.0)
 
@@ -258,6 +260,7 @@ class FocusGrid:
         """What each cell makes of a frame."""
         if self._last is not None and self._last[0] is self.moments and self._last[1] == z_um and self._last[2] is said:
             return self._last[3]
+        self._look_from(z_um)
         defocus = z_um - (self.origin + self.step * np.arange(self.count) + self.offsets[:, None])
         n = self.bias.count
         scale = 1.0 / np.maximum(self.moments[0], _TINY)
@@ -274,6 +277,20 @@ class FocusGrid:
         judged = _Judged(defocus, mean, second, spread, variance, miss, (1.0 - said.floor) * fits)
         self._last = self.moments, z_um, said, judged
         return judged
+
+    def _look_from(self, z_um: float) -> None:
+        """Look from another place: the rough part of the field's error is another one there (see `BiasPrior`)."""
+        kept = self.bias.kept(z_um - self.looked_um) if math.isfinite(self.looked_um) else 0.0
+        self.looked_um = z_um
+        if kept == 1.0:
+            return
+        n, moments = self.bias.count, self.moments.copy()
+        rough = 1 + n + self.bias.full[-1]
+        moments[n] *= kept
+        moments[rough] *= kept
+        moments[rough[-1]] *= kept
+        moments[rough[-1]] += np.float32((1.0 - kept * kept) * self.bias.moments[-1]) * moments[0]
+        self.moments = moments
 
     def weigh(self, factor: Vector) -> None:
         """Multiply by a likelihood over `z_um` that says nothing of the bias."""
@@ -344,7 +361,7 @@ class FocusGrid:
     def resampled(self, lower_um: float, upper_um: float, step_um: float, rates: int) -> FocusGrid:
         """Return the same belief on another grid; what lies outside of it is forgotten."""
         other = FocusGrid(lower_um, upper_um, step_um, self.drift, self.bias, rates)
-        other.pending_s, other.aged_min = self.pending_s, self.aged_min
+        other.pending_s, other.aged_min, other.looked_um = self.pending_s, self.aged_min, self.looked_um
         # Within a row the density is linear between cells; between rows the share of the prior is.
         moments = np.empty((len(self.moments), len(self.chain.rates), other.count))
         for row, offset in enumerate(self.offsets):
@@ -377,6 +394,7 @@ class FocusGrid:
             "offsets": self.offsets.tolist(),
             "pending_s": self.pending_s,
             "aged_min": self.aged_min,
+            "looked_um": None if math.isnan(self.looked_um) else self.looked_um,
             "shape": list(self.moments.shape),
             "moments": packed,
         }
@@ -390,6 +408,7 @@ class FocusGrid:
             offsets = np.asarray(state["offsets"], dtype=np.float64)
             origin, step = float(state["origin"]), float(state["step"])
             pending_s, aged_min = float(state["pending_s"]), float(state["aged_min"])
+            looked_um = math.nan if state["looked_um"] is None else float(state["looked_um"])
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise PolicyError(f"the checkpoint's belief cannot be read: {error}") from error
         fits = len(shape) == 3 and shape[0] == 1 + len(bias.moments) and offsets.shape == (shape[1],)
@@ -397,7 +416,7 @@ class FocusGrid:
             raise PolicyError(f"the checkpoint's belief has the shape {shape}, which these options do not make")
         grid = cls(origin, origin + step, step, drift, bias, shape[1])
         grid.moments, grid.offsets, grid.origin, grid.count = moments, offsets, origin, shape[2]
-        grid.pending_s, grid.aged_min = pending_s, aged_min
+        grid.pending_s, grid.aged_min, grid.looked_um = pending_s, aged_min, looked_um
         return grid
 
 

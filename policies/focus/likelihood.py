@@ -91,7 +91,9 @@ class Look:
         # Not near the focus: there a frame must not seem the likelier in focus the more often it is looked at.
         distance = np.maximum(np.abs(defocus_um) - 2.0 * self.dof_um, 0.0)
         uneven = FAR_SCATTER * distance / (distance + FAR_FROM_DOF * self.dof_um)
-        variance: Vector = self.noise**2 + uneven**2
+        # Noise is the image's: no cell expects more of it, or each repetition would speak for those that expect least.
+        noise = self.noise * self.spread / self._spread_at(defocus_um)
+        variance: Vector = noise**2 + uneven**2
         return variance
 
     def side(self, defocus_um: Vector) -> Vector:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -133,6 +133,7 @@ class QualityPolicy:
     """
 
     name = "focus.quality"
+    off_loop: ClassVar[bool] = True  # a look of the search takes some 10 ms
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = parse_options(QualityFocusOptions, self.name, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -79,6 +79,7 @@ class SupervisedPolicy:
     """
 
     name = "focus.supervised"
+    off_loop: ClassVar[bool] = QualityPolicy.off_loop
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = o = parse_options(SupervisedOptions, self.name, options)

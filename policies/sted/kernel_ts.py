@@ -1,4 +1,7 @@
-"""Kernel Thompson sampling as published (Durand et al. 2018): fixed kernel, noise bounds, a joint draw over a grid."""
+"""Kernel Thompson sampling after Durand et al. (2018): fixed kernel, noise bounds, a joint draw over a grid.
+
+What the paper leaves open is read as ADR 0020 says; a row of a table is of this reading, not of the authors' code.
+"""
 
 from __future__ import annotations
 
@@ -120,6 +123,7 @@ def noise_bounds(points: Vector, values: Vector, bandwidth: float, low: float, h
     With ``s`` the root mean square of the residuals under lambda = low^2 / C^2 and t measurements (Durand, Maillard,
     Pineau 2018, JMLR 19:17): from below ``(s - C sqrt(lambda/t (1 - 1/max(1 + k/lambda)))) / (1 + sqrt(2 c/t))``, from
     above ``((b + sqrt(b^2 + a s)) / a)^2`` with ``a = 1 - sqrt(c/t) - sqrt((c + 2 d)/t)`` where that is positive.
+    Written from a description of these bounds, not checked against the article's text.
     """
     count = len(values)
     ridge = low**2 / NORM_BOUND**2

@@ -1,4 +1,4 @@
-"""``sted.thompson``: kernel Thompson sampling as published, the click made by a stated preference."""
+"""``sted.thompson``: kernel Thompson sampling as we read it (ADR 0020), the click made by a stated preference."""
 
 from __future__ import annotations
 

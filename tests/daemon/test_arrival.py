@@ -41,6 +41,10 @@ def test_what_is_not_stuck_goes_on(parameter: Parameter, before: float, commande
     arrivals = Arrivals()
     for _ in range(5 * MOST_MISSED):
         arrivals.note(parameter, before, commanded, readback)
+    for _ in range(MOST_MISSED - 1):
+        arrivals.note(Z, 3.0, 8.0, 3.0)
+    with pytest.raises(StageError):  # nor did it count for or against what came after
+        arrivals.note(Z, 3.0, 8.0, 3.0)
 
 
 def test_one_move_that_arrives_is_forgiveness() -> None:
@@ -49,3 +53,6 @@ def test_one_move_that_arrives_is_forgiveness() -> None:
         for _ in range(MOST_MISSED - 1):
             arrivals.note(Z, 3.0, 8.0, 3.0)
         arrivals.note(Z, 3.0, 8.0, 8.0)
+    with pytest.raises(StageError):
+        for _ in range(MOST_MISSED):
+            arrivals.note(Z, 3.0, 8.0, 3.0)

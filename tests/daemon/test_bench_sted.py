@@ -91,7 +91,7 @@ def test_pairs_are_of_the_same_structure_and_seed() -> None:
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     options = argparse.Namespace(
         policies="sted.bayes,sted.random", seeds=1, images=3, jobs=1, seed=11, structures=("actin_rings",),
-        dyes=("robust", "fragile"), size_px=64, screened=32, suggestion_trials=3, audited=5,
+        dyes="robust,fragile", size_px=64, screened=32, suggestion_trials=3, audited=5,
     )  # fmt: skip
     table = bench_sted.sted(options)
     assert [row[0] for row in table["rows"]] == ["sted.bayes", "sted.random", "sted.bayes, warm"]
@@ -103,6 +103,15 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
         assert said in notes
     assert "episodes" in capsys.readouterr().err
     assert bench._markdown(table)
+
+
+def test_other_dyes_are_compared_where_asked_for() -> None:
+    usual = {place.dye for place in bench_sted.places_of(argparse.Namespace(dyes=""))}
+    asked = [place.dye for place in bench_sted.places_of(argparse.Namespace(dyes="robust, hard_to_deplete"))]
+    assert usual == {"robust", "fragile", "dim"}
+    assert asked == ["robust", "hard_to_deplete"] * 3
+    with pytest.raises(UsageError, match="did you mean 'fragile'"):
+        bench_sted.places_of(argparse.Namespace(dyes="fragil"))
 
 
 def test_an_unknown_policy_is_refused() -> None:

@@ -82,6 +82,33 @@ def test_a_whole_conversation(live: LiveMaker) -> None:
     assert commands == ["pause", "snap", "resume", "set_limit", "set_limit", "set_option", "set_policy", "safe"]
 
 
+def test_everybody_is_told_who_ordered_what_and_what_became_of_it(live: LiveMaker) -> None:
+    running = live()
+    running.until("running")
+    with connected(running) as watcher, connected(running, via="terminal") as ann:
+        events = watcher.events("order")
+        deadline = time.monotonic() + 20
+        while not running.service._sockets.wants(b"order"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        ann.pause("lunch")
+        with pytest.raises(RefusedError):
+            ann.set_limit("z_um", "upper", 1e6)
+        first, second = next(events), next(events)
+        assert first.kind == second.kind == "order"
+        assert (first.sender, first.command, first.accepted) == ("somebody on this computer, terminal", "pause", True)
+        assert (first.arguments, first.text) == ({"reason": "lunch"}, "paused after the frame at hand")
+        assert (second.command, second.accepted, second.code) == ("set_limit", False, "refused")
+        assert "wider than" in second.text
+        assert event_line(first).startswith("order: pause lunch (somebody on this computer, terminal): paused")
+        assert "REFUSED" in event_line(second)
+        rows = dict(watcher.status().rows())
+        assert rows["last order"].startswith("set_limit z_um upper 1000000.0 (")
+        ann.resume()
+    running.finish()
+    assert [one["via"] for one in running.records("command_received")] == ["terminal"] * 3
+
+
 def test_stop_ends_in_good_order_and_the_events_say_so(live: LiveMaker) -> None:
     running = live()
     running.until("running")
@@ -351,8 +378,8 @@ def test_the_verbs_of_the_command_line(live: LiveMaker) -> None:
     assert invoke("stop", "home", *there).stdout == "stops after the frame at hand\n"
     assert running.finish().outcome == "stopped"
     reasons = [record["reason"] for record in running.records("state")]
-    assert "for tea (somebody on this computer)" in reasons
-    assert "home (somebody on this computer)" in reasons
+    assert "for tea (somebody on this computer, terminal)" in reasons
+    assert "home (somebody on this computer, terminal)" in reasons
 
 
 def test_watch_follows_until_the_end(live: LiveMaker) -> None:
@@ -374,11 +401,15 @@ def test_the_live_screen_shows_what_matters(live: LiveMaker) -> None:
     from rich.console import Console
 
     bench = Bench(ServingClock(), exposure_ms=2, focus_um=10.0)
-    running = live("session.max_frames=60", microscope=bench, policy=Follow(), shadow=True)
+    running = live("session.max_frames=400", microscope=bench, policy=Follow(), shadow=True)
+    running.until("running")
     screen = Screen(running.service.address)
     console = Console(width=100, record=True, file=io.StringIO())
     with connected(running) as scope:
         console.print(screen.draw())
+        hello = scope.status().hello
+        assert hello is not None, "told before it runs"
+        screen.take(hello, 0)
         for event in scope.events("hello", "step", "state", "end"):
             screen.take(event, 0)
         console.print(screen.draw())

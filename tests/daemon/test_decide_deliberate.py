@@ -23,7 +23,7 @@ from parfocal.daemon.owner import Taken
 from parfocal.daemon.record import Record
 from parfocal.drivers.base import Frame
 from parfocal.models.base import Assessment
-from parfocal.policies.base import Action, Change, Hold, Observation
+from parfocal.policies.base import Action, Change, Hold, Observation, PolicyError
 from parfocal.policies.quality_gate import GatedPolicy, GateTerms
 
 SOLVERS = """
@@ -90,6 +90,28 @@ class Scorer:
 
     def describe(self) -> dict[str, Any]:
         return {}
+
+
+class Heavy(Slow):
+    """A policy that computes for a while, and says in which thread."""
+
+    off_loop = True
+
+    def __init__(self, *, off_loop: bool = True) -> None:
+        self.off_loop = off_loop
+        self.threads: list[str] = []
+
+    def tell(self, observation: Observation) -> None:
+        self.threads.append(threading.current_thread().name)
+
+    def problem(self) -> None:
+        return None
+
+    def ask(self) -> Action:
+        self.threads.append(threading.current_thread().name)
+        if len(self.threads) > 20:
+            raise PolicyError("enough")
+        return Hold("thought about it")
 
 
 def decide(policy: Any, frames: int = 2, *, beats: list[float] | None = None) -> list[Decision]:
@@ -227,3 +249,22 @@ def test_what_was_accepted_is_in_the_journal_bit_for_bit(tmp_path: Path) -> None
     assert read[1]["suggestion"] is None
     assert read[1]["reason"] == "no suggestion within 10 s"
     assert json.dumps(read[0])
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_policy_that_takes_its_time_leaves_the_event_loop_alone(gated: bool) -> None:
+    heavy = Heavy()
+    made = decide(GatedPolicy(heavy, GateTerms(model="m", below=0.5)) if gated else heavy, frames=3)
+    assert [one.action.reason.split(";")[0] for one in made] == ["thought about it"] * 3
+    assert len(heavy.threads) == 6
+    assert "MainThread" not in heavy.threads
+    light = Heavy(off_loop=False)
+    decide(light, frames=1)
+    assert set(light.threads) == {"MainThread"}
+
+
+def test_what_such_a_policy_raises_arrives() -> None:
+    heavy = Heavy()
+    heavy.threads = ["before"] * 20
+    with pytest.raises(PolicyError, match="enough"):
+        decide(heavy, frames=1)

@@ -140,8 +140,12 @@ def test_facts_known_later_are_added(tmp_path: Path) -> None:
 
 def test_other_instruments_are_free(tmp_path: Path) -> None:
     with InstanceLock("scope-a", tmp_path) as a, InstanceLock("scope-b", tmp_path) as b:
-        a.acquire()
-        b.acquire()
+        a.acquire(driver="one")
+        b.acquire(driver="two")
+        assert (a.holder()["driver"], b.holder()["driver"]) == ("one", "two")
+        for name in ("scope-a", "scope-b"):
+            with pytest.raises(InstanceError):
+                InstanceLock(name, tmp_path).acquire()
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:

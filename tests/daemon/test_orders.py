@@ -182,8 +182,23 @@ def test_an_order_that_finds_no_session_is_answered(make_loop: LoopMaker) -> Non
     caller.loop = loop
     caller.give("pause")
     assert asyncio.run(loop.run()).outcome == "done"
-    caller.give("safe")
+    caller.give("resume")
     assert [(said.accepted, said.code) for _, said in caller.answers] == [(False, "not_running")] * 2
+    caller.give("safe")
+    assert caller.answers[-1][1].accepted, "it is safe already, which is no reason to refuse"
+
+
+def test_safe_before_the_session_begins_keeps_it_from_doing_anything(make_loop: LoopMaker) -> None:
+    caller, bench = Caller(), Bench()
+    loop = make_loop(bench, "session.max_frames=5", "start.z_um=7", listeners=[caller])
+    caller.loop = loop
+    caller.give("safe", reason="smoke")
+    assert caller.answers[0][1].accepted
+    summary = asyncio.run(loop.run())
+    assert (summary.outcome, summary.exit_code, summary.frames) == ("safe", 5, 0)
+    assert "smoke (ann)" in summary.error
+    assert caller.steps == []
+    assert records(loop, "command") == []
 
 
 def test_an_order_at_the_very_end_is_refused_and_not_lost(
@@ -202,7 +217,9 @@ def test_an_order_at_the_very_end_is_refused_and_not_lost(
 
     monkeypatch.setattr(loop._decider, "close", close)
     asyncio.run(loop.run())
-    assert [said.code for _, said in caller.answers] == ["ending", "ending"]
+    assert [(name, said.accepted, said.code) for name, said in caller.answers] == [
+        ("set_limit", False, "ending"), ("safe", True, ""),
+    ]  # fmt: skip
     assert records(loop, "command_received") == []
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 
 from parfocal.daemon.logs import logs_to
 from parfocal.daemon.plainlog import REPORT_EVERY_S, Line, PlainLog
+from parfocal.models.base import Assessment, Distribution
 from parfocal.policies.base import Action, Change, Hold
 
 
@@ -59,10 +61,20 @@ def test_a_hold_with_a_new_reason_is_written() -> None:
 
 def test_a_reader_that_takes_nothing_blocks_nobody() -> None:
     stuck = threading.Event()
-    log = PlainLog(lambda line: stuck.wait(30) and None)
+    began = threading.Event()
+    taken: list[Line] = []
+
+    def slow(line: Line) -> None:
+        taken.append(line)
+        began.set()
+        stuck.wait(30)
+
+    log = PlainLog(slow)
     for index in range(1000):
         log.listen(make_step(index, Change({"z_um": float(index)}, "x")))
+    assert began.wait(10)
     log.close(timeout_s=0.05)
+    assert len(taken) == 1, "it is still busy with the first, and everybody else has gone on"
     stuck.set()
 
 
@@ -74,6 +86,7 @@ def test_a_reader_that_left_ends_the_writing_only() -> None:
     log.listen(make_step(0, Change({"z_um": 1.0}, "x")))
     log.close()
     log.listen(make_step(1, Change({"z_um": 1.0}, "x")))
+    assert not log._thread.is_alive()
 
 
 def test_records_of_both_kinds_arrive_as_json(tmp_path: Path) -> None:
@@ -118,3 +131,14 @@ def test_a_line_without_defocus_says_nothing_of_it(z_um: float | None) -> None:
 @pytest.mark.parametrize(("known", "text"), [(True, "+16.500 +- 1.100 um"), (False, "+-16.500 +- 1.100 um")])
 def test_a_line_has_a_sign_only_where_the_side_is_known(known: bool, text: str) -> None:
     assert f" {text}" in Line(0.0, 1, 0.0, 16.5, 1.1, "hold", "why", 0, known).text()
+
+
+@pytest.mark.parametrize(("signed", "text"), [(False, "defocus  +-3.000"), (True, "defocus   -3.000")])
+def test_what_the_network_says_of_a_frame_has_a_sign_only_where_the_optics_tell_one(signed: bool, text: str) -> None:
+    """A sweep, and a search by a score, believe nothing of their own; then the line shows the network's number."""
+    grid = np.array([-3.0, 3.0])
+    said = Assessment("defocus", -3.0, 0.5, distribution=Distribution(grid, np.array([0.5, 0.5]), signed))
+    step = make_step(0, Change({"z_um": 2.0}, "plane 3 of 21"))
+    step.assessments = {"defocus": said}
+    (line,) = logged(step)
+    assert text in line.text()

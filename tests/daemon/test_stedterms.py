@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from parfocal.daemon.compose import policy_options
+from parfocal.daemon.compose import policy_maker, policy_options
 from parfocal.daemon.config import Config, ConfigError, load_config
+from parfocal.daemon.stedterms import within_detector
+from parfocal.drivers.base import Frame
 
 LIMITS = """
 limits:
@@ -55,6 +58,31 @@ def test_a_supervised_run_tells_both_policies(tmp_path: Path) -> None:
     assert options["focus"] == "focus.jaf"
     assert options["sted"]["max_images"] == 4 and options["sted"]["dose_budget"] == 900
     assert options["focusing"] == {"lower_um": -3, "upper_um": 3, "max_step_um": 0.5}
+
+
+def a_frame(saturation_counts: float, dwell_us: float = 10.0, line_steps: float = 2.0) -> Frame:
+    settings = {"dwell_us": dwell_us, "line_steps": line_steps}
+    pixels = np.zeros((64, 64), np.uint16)
+    return Frame(pixels, 0, settings, 0.0, 0.1, 0.02, saturation_counts=saturation_counts)
+
+
+@pytest.mark.parametrize(
+    ("counts", "own", "rate"),
+    [(100.0, "", 5.0), (1000.0, "", 15.0), (65535.0, "", 15.0), (100.0, "max_rate_mhz: 8", 8.0)],
+)
+def test_a_slow_detector_lowers_the_rate_unless_the_user_named_one(
+    tmp_path: Path, counts: float, own: str, rate: float
+) -> None:
+    """Of a detector that misses every second photon at 5 MHz no pixel shows it: counts only grow more slowly."""
+    made, options = policy_maker(config(tmp_path, f"{{name: sted.random, {own}}}"))(a_frame(counts))
+    assert made.options.max_rate_mhz == rate  # type: ignore[attr-defined]
+    assert options.get("max_rate_mhz", 15.0) == rate, "a replay takes it from the journal"
+
+
+def test_a_supervised_run_is_told_of_a_slow_detector_too(tmp_path: Path) -> None:
+    section = "{name: sted.supervised, focus: focus.jaf, sted: {max_images: 4}}"
+    found = within_detector(config(tmp_path, section), {"sted": {"max_images": 4}}, a_frame(40.0))
+    assert found == {"sted": {"max_images": 4, "max_rate_mhz": 2.0}}
 
 
 def test_without_limits_nothing_is_made_up(tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parfocal import UsageError
-from parfocal.drivers.base import CameraError, DeviceTimeoutError, Frame, Microscope, ParameterError, StageError
+from parfocal.drivers.base import (
+    CameraError,
+    DeviceTimeoutError,
+    Frame,
+    HardwareError,
+    Microscope,
+    ParameterError,
+    StageError,
+)
 from parfocal.drivers.faults import KINDS, Fault, FaultPlan, FaultyMicroscope
 from parfocal.drivers.simulated import SimulatedMicroscope
 from parfocal.simulator.clock import VirtualClock
@@ -244,6 +252,8 @@ def test_whatever_the_plan_only_errors_of_hardware_come_out(kinds: list[Any], ca
         except (CameraError, DeviceTimeoutError, StageError):
             pass
     made.close()
+    with pytest.raises(HardwareError):
+        made.snap()
 
 
 @pytest.mark.parametrize(

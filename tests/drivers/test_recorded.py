@@ -326,3 +326,21 @@ def test_read_back_is_what_the_frame_shows(tmp_path: Path, z: float) -> None:
         frame = microscope.snap()
         assert frame.settings["z_um"] == got
         assert abs(float(frame.pixels[0, 0]) - (200 + 50 * got)) <= 0.5
+
+
+def test_restored_pixels_are_not_played_as_a_microscopes(tmp_path: Path) -> None:
+    import tifffile
+
+    from parfocal.drivers.recorded_stack import load_stack
+
+    pixels = np.zeros((3, 64, 64), dtype=np.uint16)
+    path = tmp_path / "stack.ome.tif"
+    annotated = {"axes": "ZYX", "Description": "parfocal:computed"}
+    tifffile.imwrite(path, pixels, metadata=annotated)
+    with pytest.raises(DeviceNotFoundError, match="computed by `parfocal restore`"):
+        load_stack(path, z_start_um=0.0, z_step_um=1.0)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    tifffile.imwrite(folder / "0.ome.tif", pixels[0], metadata={**annotated, "axes": "YX"})
+    with pytest.raises(DeviceNotFoundError, match="computed"):
+        load_stack(folder, z_start_um=0.0, z_step_um=1.0)

@@ -146,9 +146,12 @@ def test_make_safe_works_at_any_time() -> None:
     made.make_safe()
     made.open()
     made.open()
+    assert abs(light(made)) > 1.0
     made.close()
     made.close()
     made.make_safe()
+    with pytest.raises(CameraError, match="not open"):
+        made.snap()
 
 
 def test_closed_it_does_nothing() -> None:
@@ -301,4 +304,6 @@ def test_every_wrong_option_is_named_at_once() -> None:
 
 def test_keys_of_other_drivers_and_absent_values_are_no_mistake() -> None:
     options = {"driver": "simulated", "system_config": "scope.cfg", "path": None, "options": {}, "simulation": FIELD}
-    SimulatedMicroscope(options, VirtualClock()).open()
+    made = SimulatedMicroscope(options, VirtualClock())
+    made.open()
+    assert made.snap().pixels.shape == (FIELD["size_px"], FIELD["size_px"])

@@ -328,4 +328,6 @@ def test_wrong_options_name_the_key_and_the_nearest_valid_one(options: dict[str,
 
 def test_keys_of_other_drivers_and_absent_values_are_no_mistake() -> None:
     options = {"driver": "simulated_sted", "system_config": "scope.cfg", "path": None, "options": {}}
-    SimulatedSted({**options, "simulation": FIELD}, VirtualClock()).open()
+    made = SimulatedSted({**options, "simulation": FIELD}, VirtualClock())
+    made.open()
+    assert made.snap().pixels.shape == (FIELD["size_px"], FIELD["size_px"])

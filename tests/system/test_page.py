@@ -39,6 +39,11 @@ FOCUSING = [
     "--set=microscope.interval_ms=100", "--set=microscope.simulation.size_px=256", "--set=limits.dose.budget=50000",
     "--set=session.max_seconds=600", "--set=scoring.process=false",
 ]  # fmt: skip
+BLURRED = [
+    "--set=policy.name=focus.hold", "--set=microscope.interval_ms=500", "--set=microscope.simulation.size_px=128",
+    "--set=microscope.simulation.focus_um=6", "--set=scoring.process=false", "--set=session.max_seconds=600",
+    "--set=preview={restored: wiener, every_s: 0.2}",
+]  # fmt: skip
 Browser = Any
 
 
@@ -245,6 +250,97 @@ def test_a_run_that_finds_its_focus(browser: Browser, tmp_path: Path) -> None:
         view.picture(kept / "ended.png")
 
 
+@pytest.mark.timeout(300)
+def test_a_restored_preview_says_that_it_is_computed(browser: Browser, tmp_path: Path) -> None:
+    """Beside the live image, on demand, by keyboard; framed, labelled, and gone when it is switched off."""
+    from selenium.webdriver.common.keys import Keys
+
+    with running(tmp_path, *BLURRED) as run:
+        view = View(browser, run.link)
+        until(lambda: view.shown("restored-switch"))
+        assert not view.shown("restored") and not view.shown("restored-label")
+        view.js("document.getElementById('show-restored').focus()")
+        view.keys(Keys.SPACE)
+        view.has("restored-name", "COMPUTED, NOT DATA")
+        view.has("restored-why", "um out of focus; method wiener")
+        assert view.shown("restored") and not view.shown("frame")
+        assert view.js(DRAWN, "restored") > 50
+        assert "computed by wiener, no data" in view.js("return document.getElementById('restored').ariaLabel")
+        border = "return parseFloat(getComputedStyle(document.getElementById('framed')).borderLeftWidth)"
+        assert view.js(border) >= 5
+        kept = pictures(tmp_path)
+        view.picture(kept / "restored.png")
+        view.size(*WIDE, dark=True)
+        view.picture(kept / "restored-dark.png")
+        view.size(*PHONE, scale=2)
+        assert view.js("return document.documentElement.scrollWidth <= innerWidth"), "it can be pushed sideways"
+        view.picture(kept / "restored-phone.png")
+        view.size(*WIDE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_RUNTIME_DIR", str(run.runtime))
+            with Client() as notebook:
+                assert notebook.set_preview("restored", "off").text == "preview.restored: off"
+        view.has("restored-why", "switched off")
+        assert view.shown("frame") and not view.shown("restored")
+        assert view.js(border) == 0
+        assert view.complaints() == []
+
+
+@pytest.mark.timeout(300)
+def test_a_frame_that_is_not_restored_is_shown_as_it_is_with_the_reason(browser: Browser, tmp_path: Path) -> None:
+    with running(tmp_path, *BLURRED, "--set=microscope.simulation.specimen=empty") as run:
+        view = View(browser, run.link)
+        until(lambda: view.shown("restored-switch"))
+        view.press("show-restored")
+        view.has("restored-name", "NOT RESTORED")
+        view.has("restored-why", "The live image is shown as it is", "cannot be told")
+        assert view.shown("frame") and not view.shown("restored")
+        view.picture(pictures(tmp_path) / "not-restored.png")
+        assert view.complaints() == []
+
+
+def test_which_models_map_lies_over_the_image_can_be_chosen(browser: Browser, tmp_path: Path) -> None:
+    both = "--set=scoring.models=[defocus, quality]"
+    with running(tmp_path, *FOCUSING, both, "--set=policy.name=focus.hold", "--set=start.z_um=18") as run:
+        view = View(browser, run.link)
+        select = "const s = document.getElementById('map-model');"
+        until(lambda: view.shown("map-model"))
+        options = view.js(f"{select} return [...s.options].map((one) => one.value)")
+        assert options == ["quality", "defocus"]
+        label = "return document.getElementById('frame').getAttribute('aria-label')"
+        until(lambda: "quality map" in view.js(label))
+        view.js(f"{select} s.value = 'defocus'; s.dispatchEvent(new Event('change'))")
+        until(lambda: "defocus map" in view.js(label))
+        frames = view.frames()
+        until(lambda: view.frames() > frames + 3)
+        assert "defocus map" in view.js(label), "the choice stays, frame after frame"
+        assert "defocus" in view.js("return document.getElementById('scale').getAttribute('aria-label')")
+        view.browser.refresh()
+        until(lambda: "defocus map" in (view.js(label) or ""))
+        assert view.complaints() == []
+
+
+def test_refused_squares_are_hatched_and_no_others(browser: Browser, calm: Run) -> None:
+    view = View(browser, calm.link)
+    code = """
+    const done = arguments[0];
+    import("/assets/restored.js").then(({ RestoredView }) => {
+      const pixels = new Uint8Array(256 * 128).fill(90), cells = new Uint8Array(16 * 8);
+      cells[17] = 1;
+      const refused = { rows: 8, columns: 16, cell_px: 32, cells };
+      const image = { width: 256, height: 128, factor: 2, pixels, refused, index: 1, method: "m" };
+      const shown = new RestoredView();
+      shown.paint(image);
+      const pen = shown.canvas.getContext("2d");
+      const square = (x, y) => new Set(new Uint32Array(pen.getImageData(x, y, 16, 16).data.buffer)).size;
+      done([square(16, 16), square(0, 0), square(0, 16), square(48, 0)]);
+    }, (error) => done(String(error)));
+    """
+    hatched, *others = browser.execute_async_script(code)
+    assert hatched > 3 and others == [1, 1, 1]
+    assert view.complaints() == []
+
+
 def test_two_pages_and_a_program_agree(browser: Browser, tmp_path: Path) -> None:
     with running(tmp_path, *LIGHT) as run:
         first, second = View(browser, run.link), View(browser, run.links()["observe"], new=True)
@@ -257,7 +353,7 @@ def test_two_pages_and_a_program_agree(browser: Browser, tmp_path: Path) -> None
             browser.find_element("id", "reason").send_keys("lunch")
             first.press("pause")
             first.has("state-name", "paused")
-            first.has("entries", "pause asked for by the web page", "lunch")
+            first.has("entries", "pause asked for by somebody on this computer, web page", "lunch")
             listed = first.text("entries")
             second.front()
             second.has("state-name", "paused")
@@ -271,7 +367,8 @@ def test_two_pages_and_a_program_agree(browser: Browser, tmp_path: Path) -> None
                     notebook.resume()
                     first.has("state-name", "running")
                     notebook.set_limit("z_um", "upper", 50.0)
-            first.has("entries", "limit z_um.upper: 100 to 50")
+            first.has("entries", "limit z_um.upper: 100 to 50", "set_limit asked for by somebody on this computer")
+            first.has("entries", "resume asked for by somebody on this computer")
             assert first.complaints() == []
             assert [name for name, _ in run.orders()] == ["pause", "snap", "resume", "set_limit"]
             assert run.orders()[0] == ("pause", "lunch")

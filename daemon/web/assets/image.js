@@ -1,7 +1,10 @@
 // The live image with the patch map over it, its scale, and what lies under the pointer.
 
 import { BAR_LIGHTNESS, code, colours, lightnessStep } from "./colours.js";
-import { $, flag, put, short, show, ticks } from "./words.js";
+import { SIMULATED, stamp } from "./stamp.js";
+import { $, flag, make, put, short, show, ticks } from "./words.js";
+
+const CHOSEN = "parfocal-map";
 
 export function decode(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
@@ -9,11 +12,12 @@ export function decode(buffer) {
   let at = 4 + length;
   const image = { ...header, pixels: new Uint8Array(buffer, at, header.width * header.height) };
   at += image.pixels.length;
-  if (header.map) {
-    const count = header.map.rows * header.map.columns;
-    const floats = (from) => new Float32Array(buffer.slice(from, from + 4 * count));
-    image.map = { ...header.map, value: floats(at), certainty: floats(at + 4 * count) };
-  }
+  if (header.refused) image.refused = { ...header.refused, cells: new Uint8Array(buffer, at, header.refused.rows * header.refused.columns) };
+  image.maps = (header.maps ?? []).map((map) => {
+    const count = map.rows * map.columns;
+    const floats = () => new Float32Array(buffer.slice(at, (at += 4 * count)));
+    return { ...map, value: floats(), certainty: floats() };
+  });
   return image;
 }
 
@@ -54,14 +58,36 @@ export class ImageView {
       this.wanted = event.target.checked;
       this.draw();
     });
+    this.chosen = sessionStorage.getItem(CHOSEN) ?? "";
+    $("map-model").addEventListener("change", (event) => {
+      this.chosen = event.target.value;
+      sessionStorage.setItem(CHOSEN, this.chosen);
+      this.draw();
+    });
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("pointerleave", () => show("probe", false));
     new ResizeObserver(() => this.drawScale()).observe($("scale"));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.drawScale());
   }
 
-  take(buffer) {
-    this.image = decode(buffer);
+  take(image) {
+    this.image = image;
+  }
+
+  // Of the maps that came with this image the one that was chosen, else the first; null where there is none.
+  get map() {
+    const maps = this.image?.maps ?? [];
+    return maps.find(({ model }) => model === this.chosen) ?? maps[0] ?? null;
+  }
+
+  offer() {
+    const names = (this.image?.maps ?? []).map(({ model }) => model), select = $("map-model");
+    if ([...select.options].map(({ value }) => value).join() !== names.join()) {
+      select.replaceChildren(...names.map((name) => Object.assign(make("option", `${name} map`), { value: name })));
+    }
+    show("map-model", names.length > 1);
+    show("map-name", names.length < 2);
+    if (this.map) select.value = this.map.model;
   }
 
   clear() {
@@ -73,15 +99,16 @@ export class ImageView {
     this.model = model;
     const image = this.image;
     if (!image) return;
-    const { width, height, map } = image;
+    const { width, height } = image, map = this.map;
+    this.offer();
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     const pen = this.canvas.getContext("2d");
     const data = pen.createImageData(width, height);
     const out = new Uint32Array(data.data.buffer);
-    if (map && this.wanted) this.tint(out, image, scaleOf(map, model?.scale_um));
+    if (map && this.wanted) this.tint(out, { ...image, map }, scaleOf(map, model?.scale_um));
     else for (let i = 0; i < out.length; i += 1) out[i] = 0xff000000 | (image.pixels[i] * 0x010101);
     pen.putImageData(data, 0, 0);
-    if (model?.simulated) this.stamp(pen, width, height);
+    if (model?.simulated) stamp(pen, "SIMULATED", SIMULATED);
     put("map-name", map ? `${map.model} map` : "no patch map");
     $("show-map").disabled = !map;
     const at = `frame ${image.index}`;
@@ -104,19 +131,8 @@ export class ImageView {
     }
   }
 
-  stamp(pen, width, height) {
-    const size = Math.max(9, Math.round(width / 22));
-    pen.font = `700 ${size}px system-ui, sans-serif`;
-    const wide = pen.measureText("SIMULATED").width;
-    pen.fillStyle = "#ffb000";
-    pen.fillRect(width - wide - 1.2 * size, 0.3 * size, wide + 0.8 * size, 1.4 * size);
-    pen.fillStyle = "#14181d";
-    pen.textBaseline = "middle";
-    pen.fillText("SIMULATED", width - wide - 0.8 * size, 1.05 * size);
-  }
-
   drawScale() {
-    const map = this.image?.map, shown = Boolean(map && this.wanted);
+    const map = this.map, shown = Boolean(map && this.wanted);
     show("scale", shown);
     if (!shown) return;
     const canvas = $("scale"), ratio = devicePixelRatio || 1;
@@ -150,7 +166,7 @@ export class ImageView {
   }
 
   point(event) {
-    const map = this.image?.map, box = this.canvas.getBoundingClientRect();
+    const map = this.map, box = this.canvas.getBoundingClientRect();
     if (!map || !this.wanted) return show("probe", false);
     const { width, height, factor } = this.image;
     const zoom = Math.min(box.width / width, box.height / height);

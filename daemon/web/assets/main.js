@@ -3,10 +3,11 @@
 import { Traces } from "./charts.js";
 import { Controls } from "./controls.js";
 import { FeedView } from "./feed.js";
-import { ImageView } from "./image.js";
+import { decode, ImageView } from "./image.js";
 import { Stream, token } from "./link.js";
 import { Model } from "./model.js";
 import * as panels from "./panels.js";
+import { RestoredView } from "./restored.js";
 import { StedView } from "./sted.js";
 import { $, put } from "./words.js";
 
@@ -14,7 +15,7 @@ const REDRAW_MS = 100, AGES_MS = 500;
 
 const model = new Model();
 const secret = token();
-const image = new ImageView(), traces = new Traces(), feed = new FeedView(), sted = new StedView();
+const image = new ImageView(), restored = new RestoredView(), traces = new Traces(), feed = new FeedView(), sted = new StedView();
 const controls = new Controls(secret, () => soon());
 let contact = "connecting", told = "", drawnMs = 0, waiting = 0;
 const dirty = { image: false, data: true };
@@ -31,6 +32,7 @@ function draw() {
   controls.draw(model, contact, state);
   image.veil(panels.veil(model, live));
   if (dirty.image) image.draw(model);
+  restored.draw(model);
   if (dirty.data) {
     traces.draw(model);
     feed.draw(model);
@@ -50,10 +52,11 @@ function heard(data) {
   if (typeof data === "string") {
     const session = model.facts.folder;
     model.apply(data);
-    if (session && model.facts.folder !== session) image.clear();
+    if (session && model.facts.folder !== session) for (const view of [image, restored]) view.clear();
     dirty.data = true;
   } else {
-    image.take(data);
+    const found = decode(data);
+    (found.kind === "restored" ? restored : image).take(found);
     dirty.image = true;
   }
   soon();

@@ -95,6 +95,13 @@ def endless(handler: BaseHTTPRequestHandler) -> None:
     handler.end_headers()
     while True:
         handler.wfile.write(b"x" * 65536)
+        Endless.written += 65536
+
+
+class Endless:
+    """How much of an answer without end was taken."""
+
+    written = 0
 
 
 @pytest.fixture
@@ -175,7 +182,10 @@ def test_a_redirect_is_not_followed(hook: Hook, number: int) -> None:
 def test_an_endless_answer_is_not_read_to_its_end(hook: Hook) -> None:
     hook.replies = [endless]
     made = Webhook(hook.url)
+    Endless.written = 0
     made.deliver({"text": "a"})  # returns at all
+    until(lambda: hook.asked == [f"POST /services/{SECRET}"])
+    assert Endless.written < 50 << 20, "what the sockets hold, and no more"
 
 
 def test_a_server_that_says_nothing_is_left(hook: Hook) -> None:

@@ -374,6 +374,30 @@ def test_a_look_that_fails_is_one_look_less(rig: Any, timelapse: Any) -> None:
     assert corrections(rig)[-1] == pytest.approx(0.8, abs=0.25)
 
 
+def test_a_replay_knows_where_the_microscopes_own_autofocus_went(rig: Any, timelapse: Any) -> None:
+    from parfocal.daemon.replay.decisions import reproduce
+    from parfocal.daemon.replay.reader import SessionReader
+
+    rig.scene.focus_um = 0.8
+    rig.attach()
+
+    def with_a_device() -> Any:
+        for event in timelapse(12):
+            yield event
+            if event.index["t"] == 5:
+                rig.scene.focus_um = 3.0
+                before, rig.scene.z_um = rig.scene.z_um, 3.0
+                rig.seat._last.moved_by_device(before)
+
+    rig.run(with_a_device())
+    (told,) = [record for record in rig.journal() if record["kind"] == "observation"]
+    assert told["settings"]["device_focus"] == 1.0
+    assert corrections(rig)[-1] == pytest.approx(3.0, abs=0.3)
+    again = reproduce(SessionReader(Path(rig.seat.status().session)))
+    assert again.identical
+    assert again.decisions >= 12
+
+
 def test_a_replay_decides_the_same(rig: Any, timelapse: Any) -> None:
     """Frames, extra looks, a search and a scorer that fails in between: all of it again, bit for bit."""
     from parfocal.daemon.replay.decisions import reproduce

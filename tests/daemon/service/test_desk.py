@@ -56,6 +56,30 @@ def test_what_is_too_old_or_from_the_future_is_refused(sent_s: float) -> None:
     assert refused(desk, request(sent_s=sent_s)) == "stale"
 
 
+@pytest.mark.parametrize("sent_s", [1e9 - 3600.0, 1e9 + 3600.0, 0.0, 1e300])
+def test_making_safe_is_never_refused_for_its_age_and_only_to_who_may_not(sent_s: float) -> None:
+    desk, _ = make_desk()
+    late = request(sent_s=sent_s, command=Safe())
+    assert desk.judge(late, OPERATOR).command == Safe()
+    assert desk.judge(late, OPERATOR).command == Safe(), "nor because it was heard before"
+    with pytest.raises(RefusedError) as caught:
+        desk.judge(late, OBSERVER)
+    assert caught.value.code in ("role", "stale")
+
+
+def test_a_crowd_keeps_nobody_from_making_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_CLIENTS", 1)
+    desk, _ = make_desk()
+    desk.judge(request(client="a" * 32), OPERATOR)
+    assert refused(desk, request(client="b" * 32)) == "busy"
+    assert desk.judge(request(client="b" * 32, command=Safe()), OPERATOR).command == Safe()
+
+
+def test_a_question_is_answered_whatever_clock_it_was_asked_by() -> None:
+    desk, _ = make_desk()
+    assert desk.judge(request(sent_s=0.0, command=Status()), OBSERVER).command == Status()
+
+
 def test_a_clock_that_jumps_is_said_to_disagree() -> None:
     desk, times = make_desk()
     times.wall += 3600.0

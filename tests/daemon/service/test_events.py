@@ -104,8 +104,9 @@ def test_an_event_is_strict_json_whatever_is_not_known(
     action = Change({"z_um": value}, "", {"defocus_um": value})
     step = make_step(assessments=said, action=action, fps=fps, dose=dose, travel_um=travel, dose_budget=budget)
     content = events.step_event(events.note(step, 1, 2.0))
-    json.dumps(content, allow_nan=False)
-    event(step)
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    read = event(step)
+    assert read.travel_um == (travel if math.isfinite(travel) else None)
 
 
 def test_a_note_does_not_keep_the_pixels() -> None:

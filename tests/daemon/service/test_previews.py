@@ -81,9 +81,19 @@ def test_the_patch_map_goes_with_it_and_comes_out_the_same() -> None:
     np.testing.assert_array_equal(again, value.astype(np.float32))
 
 
-def test_the_quality_map_comes_before_the_defocus_map() -> None:
+def test_every_model_gives_its_map_that_of_quality_first() -> None:
     one = PatchMap(np.zeros((1, 1)), np.ones((1, 1)), 84, 84)
     said = {name: Assessment(name, 1.0, 1.0, patch_map=one) for name in ("other", "defocus", "quality")}
     made = preview(np.zeros((8, 8), np.uint8), said, 8)
     assert made is not None
-    assert made["patch_map"]["model"] == "quality"
+    assert [found["model"] for found in made["patch_maps"]] == ["quality", "defocus", "other"]
+
+
+def test_a_model_with_a_malformed_map_gives_none() -> None:
+    said = {
+        "a": Assessment("a", 1.0, 1.0, patch_map=PatchMap(np.zeros((2, 2)), np.ones((1, 1)), 84, 84)),
+        "b": Assessment("b", 1.0, 1.0, patch_map=PatchMap(np.zeros((1, 1)), np.ones((1, 1)), 84, 84)),
+    }
+    made = preview(np.zeros((8, 8), np.uint8), said, 8)
+    assert made is not None
+    assert [found["model"] for found in made["patch_maps"]] == ["b"]

@@ -23,8 +23,8 @@ from parfocal.daemon.config_models import ServiceSection
 from parfocal.daemon.owner import ServingClock
 from parfocal.daemon.service import server as module
 from parfocal.daemon.service.errors import AddressTakenError
-from parfocal.daemon.service.messages import MAX_COMMAND_BYTES, Pause, Request, Status, encode, read_reply
-from parfocal.daemon.service.server import Service
+from parfocal.daemon.service.messages import MAX_COMMAND_BYTES, Pause, Request, Safe, Status, encode, read_reply
+from parfocal.daemon.service.server import MOST_PENDING, Service
 from parfocal.daemon.service.sockets import MAX_FRAME_BYTES
 from parfocal.daemon.summary import Step
 from parfocal.drivers.base import Frame
@@ -90,6 +90,55 @@ def test_what_is_wrong_is_answered_and_nothing_happens(live: LiveMaker, raw: Any
     assert running.loop.state.state.value == "running"
     running.finish()
     assert running.records("command_received") == []
+
+
+def test_making_safe_works_from_a_computer_whose_clock_is_an_hour_off(
+    live: LiveMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(ServingClock(), exposure_ms=2)
+    running = live(microscope=bench)
+    running.until("running")
+    real = time.time
+    monkeypatch.setattr("parfocal.daemon.service.link.time", type("Clock", (), {"time": lambda: real() - 3600.0}))
+    with Client(running.service.address) as client:
+        with pytest.raises(RefusedError, match="clocks disagree"):
+            client.pause()
+        assert client.safe("smoke").text == "the microscope is safe"
+    assert bench.safe
+    assert running.finish().outcome == "safe"
+    assert [one["command"] for one in running.records("command_received")] == ["safe"]
+
+
+def test_safe_while_the_session_is_still_being_made_is_kept_for_it(raw: Any) -> None:
+    service = Service(ServiceSection(bind="tcp://127.0.0.1:*"))
+    orders: list[Any] = []
+    try:
+        peer = raw(service.address)
+        safe = Request(client="e" * 32, seq=1, sent_s=time.time(), command=Safe(reason="smoke"))
+        assert peer.say(encode(safe)).kind == "done"
+        assert peer.say(request()).code == "not_running"
+        service.attach(orders.append)
+    finally:
+        service.close()
+    assert [(order.command, order.arguments) for order in orders] == [("safe", {"reason": "smoke"})]
+
+
+def test_a_crowd_of_waiting_orders_does_not_keep_safe_out(raw: Any) -> None:
+    service = Service(ServiceSection(bind="tcp://127.0.0.1:*"))
+    orders: list[Any] = []
+    service.attach(orders.append)
+    try:
+        peer = raw(service.address)
+        for number in range(1, MOST_PENDING + 1):
+            peer.sock.send(request(number))
+        assert peer.say(request(MOST_PENDING + 1)).code == "busy"
+        peer.sock.send(encode(Request(client="e" * 32, seq=1, sent_s=time.time(), command=Safe())))
+        deadline = time.monotonic() + 10
+        while not orders or orders[-1].command != "safe":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        service.close()
 
 
 def test_a_recorded_command_is_refused_whoever_sends_it_again(live: LiveMaker, raw: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from parfocal.daemon.client import AsyncClient
 from parfocal.daemon.config_models import ServiceSection
 from parfocal.daemon.guard import Verdict
 from parfocal.daemon.requests import Answer, Order
@@ -118,12 +119,36 @@ def test_orders_go_through_and_every_page_reads_what_became_of_them(scope: Scope
         assert await bridge.order("resume", "", "the web page") == ("done", "resume it is")
         assert await bridge.order("stop", "enough", "the web page") == ("done", "stop it is")
         assert (await bridge.order("snap", "", "the web page"))[0] == "refused"
-        kinds = [one["kind"] for one in picture.snapshot()["entries"] if one["kind"].startswith("order")]
-        assert kinds == ["order", "order", "order", "order-refused"]
+
+        def listed() -> list[tuple[str, str]]:
+            entries = picture.snapshot()["entries"]
+            return [(one["kind"], one["what"]) for one in entries if one["kind"].startswith("order")]
+
+        await until(lambda: len(listed()) >= 4)
+        by = "asked for by somebody on this computer, web page"
+        assert listed() == [
+            ("order", f"pause {by}"),
+            ("order", f"resume {by}"),
+            ("order", f"stop {by}"),
+            ("order-refused", f"snap {by}"),
+        ]
 
     played(at(scope), play)
     assert scope.names() == ["pause", "resume", "stop", "snap"]
     assert scope.orders[0].arguments["reason"] == "lunch"
+
+
+def test_what_another_program_orders_is_told_on_the_page(scope: Scope) -> None:
+    async def play(bridge: Bridge, picture: Picture) -> None:
+        await until(lambda: picture.snapshot()["health"])  # events come
+        async with AsyncClient(scope.service.address, publish=scope.service.publish, via="terminal") as other:
+            await other.pause("lunch")
+        await until(lambda: any(one["kind"] == "order" for one in picture.snapshot()["entries"]))
+        (entry,) = [one for one in picture.snapshot()["entries"] if one["kind"] == "order"]
+        assert entry["what"] == "pause asked for by somebody on this computer, terminal"
+        assert entry["reason"] == "lunch: pause it is"
+
+    played(at(scope), play)
 
 
 def test_safe_waits_for_nobody(scope: Scope) -> None:

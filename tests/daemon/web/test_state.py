@@ -29,6 +29,11 @@ def state(new: str, reason: str = "because") -> Event:
     return event_of({**HEAD, "kind": "state", "old": "idle", "new": new, "reason": reason, "time_s": 1.0})
 
 
+def order(**changes: Any) -> Event:
+    base = {"who": "ann", "role": "operate", "via": "terminal", "command": "pause", "arguments": {"reason": "lunch"}, "accepted": True, "text": "paused after the frame at hand", "code": ""}  # fmt: skip  # noqa: E501
+    return event_of({**HEAD, "kind": "order", **base, **changes})
+
+
 def health(**changes: Any) -> Event:
     base = {"state": "running", "fps": 5.0, "latency_ms": {"p50": 1.0, "p99": 2.0}, "since_step_s": 0.1, "lost_events": 0, "refused": {}}  # fmt: skip  # noqa: E501
     return event_of({**HEAD, "kind": "health", **base, **changes})
@@ -91,7 +96,7 @@ def news(tab: Tab, browser: Browser) -> None:
             browser.apply(message)
 
 
-KINDS = ("hold", "change", "refused", "finish", "stale", "hello", "limit", "policy", "session", "state", "health", "end", "lost", "order", "look")  # fmt: skip  # noqa: E501
+KINDS = ("hold", "change", "refused", "finish", "stale", "hello", "limit", "policy", "session", "state", "health", "end", "lost", "order", "elsewhere", "look")  # fmt: skip  # noqa: E501
 
 
 def happen(picture: Picture, what: str, number: int) -> Any:
@@ -120,6 +125,8 @@ def happen(picture: Picture, what: str, number: int) -> Any:
             return picture.lost("nobody answered")
         case "order":
             return picture.order("the web page", "pause", "paused", accepted=bool(number % 2))
+        case "elsewhere":
+            return picture.take(order(accepted=bool(number % 2)))
     raise AssertionError(what)
 
 
@@ -215,6 +222,23 @@ def test_what_others_changed_is_told() -> None:
     assert picture.take(hello(limits=limits, policy={"name": "focus.hold", "options": {"a": 1}})).get("entries") is None
 
 
+def test_what_others_order_is_told_with_who_why_and_what_became_of_it() -> None:
+    picture = still()
+    picture.take(hello())
+    delta = picture.take(order())
+    assert delta["entries"][0]["kind"] == "order"
+    assert delta["entries"][0]["what"] == "pause asked for by ann, terminal"
+    assert delta["entries"][0]["reason"] == "lunch: paused after the frame at hand"
+    refused = picture.take(
+        order(command="set_limit", arguments={"value": 1e3}, accepted=False, text="too wide", via="")
+    )
+    assert refused["entries"][0]["kind"] == "order-refused"
+    assert (refused["entries"][0]["what"], refused["entries"][0]["reason"]) == (
+        "set_limit asked for by ann",
+        "too wide",
+    )
+
+
 def test_ages_are_counted_from_when_it_was_sent_and_never_from_the_future() -> None:
     picture = Picture(lambda: 50.0, lambda: 1010.0)
     assert picture.take(step(1))["step"]["at"] == 40.0
@@ -268,19 +292,21 @@ def test_trials_of_a_search_for_settings_are_kept_with_their_objectives() -> Non
 def test_a_preview_is_header_pixels_and_map() -> None:
     value, certainty = np.arange(6, dtype="<f4"), np.full(6, 0.5, "<f4")
     pixels = bytes(range(12))
+    other = {"model": "other", "rows": 1, "columns": 1, "patch_px": 84, "stride_px": 42, "unit": "", "value": b"\0\0\0\x40", "certainty": b"\0\0\0\x41"}  # fmt: skip  # noqa: E501
     found = {"model": "defocus", "rows": 2, "columns": 3, "patch_px": 84, "stride_px": 42, "unit": "um", "value": value.tobytes(), "certainty": certainty.tobytes()}  # fmt: skip  # noqa: E501
     picture = still()
-    assert picture.take(event_of({**HEAD, "kind": "preview", "index": 3, "width": 4, "height": 3, "factor": 2, "low": 1.0, "high": 9.0, "pixels": pixels, "patch_map": found})) == {}  # fmt: skip  # noqa: E501
+    assert picture.take(event_of({**HEAD, "kind": "preview", "index": 3, "width": 4, "height": 3, "factor": 2, "low": 1.0, "high": 9.0, "pixels": pixels, "patch_maps": [found, other]})) == {}  # fmt: skip  # noqa: E501
     data = picture.preview
     assert data is not None
     (length,) = struct.unpack_from("<I", data)
     header = json.loads(data[4 : 4 + length])
-    assert (header["index"], header["width"], header["height"], header["map"]["model"]) == (3, 4, 3, "defocus")
-    assert "value" not in header["map"]
+    assert (header["index"], header["width"], header["height"], header["maps"][0]["model"]) == (3, 4, 3, "defocus")
+    assert "value" not in header["maps"][0]
+    assert header["maps"][1]["model"] == "other"
     at = 4 + length
     assert at % 4 == 0, "a browser reads floats only where they are aligned"
     assert data[at : at + 12] == pixels
-    np.testing.assert_array_equal(np.frombuffer(data, "<f4", offset=at + 12), [*value, *certainty])
+    np.testing.assert_array_equal(np.frombuffer(data, "<f4", offset=at + 12), [*value, *certainty, 2.0, 8.0])
 
 
 def test_a_page_that_falls_too_far_behind_begins_anew_instead_of_filling_the_memory() -> None:

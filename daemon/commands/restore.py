@@ -1,0 +1,144 @@
+"""`parfocal restore`: what out-of-focus images would have looked like in focus, or why that cannot be said."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from parfocal import UsageError
+from parfocal.daemon.commands.run import JsonOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parfocal.daemon.fileoptics import PartialOptics
+    from parfocal.daemon.restorefiles import FileRestorer
+    from parfocal.daemon.restoreoutput import Layers
+    from parfocal.daemon.restoreplaces import RestorePlaces
+    from parfocal.daemon.restorereport import RestoreReport
+    from parfocal.daemon.restorerows import RestoreJob, RestoreRow, RestoreTable
+
+
+def restore(
+    paths: Annotated[list[Path], typer.Argument(help="TIFF, PNG or OME-Zarr, or folders, searched recursively.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for what is computed; none that holds raw images.")],
+    method: Annotated[
+        str, typer.Option("--method", help="unet (default), wiener, richardson_lucy, comi or identity.")
+    ] = "unet",
+    card: Annotated[
+        Path | None, typer.Option("--card", help="Card of a network of your own; that of the package when absent.")
+    ] = None,
+    na: Annotated[float | None, typer.Option("--na", help="Numerical aperture.")] = None,
+    pixel_um: Annotated[float | None, typer.Option("--pixel-um", help="Pixel at the sample, in um.")] = None,
+    emission_nm: Annotated[float | None, typer.Option("--emission-nm", help="Wavelength imaged, in nm.")] = None,
+    immersion_index: Annotated[float | None, typer.Option("--immersion-index", help="Air 1.0, water 1.333...")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Optics for files that say nothing.")] = None,
+    defocus_um: Annotated[
+        float | None, typer.Option("--defocus-um", help="Defocus of all planes, instead of an estimate for each.")
+    ] = None,
+    defocus_sd_um: Annotated[
+        float | None, typer.Option("--defocus-sd-um", help="How far that may be wrong; 0 when absent.")
+    ] = None,
+    table: Annotated[
+        list[Path] | None,
+        typer.Option("--table", "--csv", help="Write the rows to FILE.csv or FILE.parquet; may be repeated."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Restore again what is restored already, and replace tables.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Show what out-of-focus images would have looked like in focus: for looking at, never for measuring."""
+    from parfocal.daemon.fileoptics import PartialOptics
+    from parfocal.daemon.imagefiles import JPEG_SUFFIXES, find_images
+    from parfocal.daemon.restoreplaces import RestorePlaces
+    from parfocal.daemon.restorerows import RestoreJob, RestoreTable
+
+    _check_defocus(defocus_um, defocus_sd_um)
+    given = PartialOptics(na, immersion_index, None if emission_nm is None else emission_nm / 1000.0, pixel_um)
+    fallback, options = _from_config(config)
+    weights = {} if card is None else {"card": str(card)}
+    job = RestoreJob(method, given, fallback, defocus_um, defocus_sd_um or 0.0, weights, options, force)
+    files = find_images(paths, skip=[out], also=JPEG_SUFFIXES)
+    places = RestorePlaces(paths, files, out, method)
+    with ExitStack() as stack:
+        tables = [stack.enter_context(RestoreTable(path, force=force)) for path in dict.fromkeys(table or [])]
+        stack.enter_context(places.claimed())
+        report, stopped = _restore_all(files, job, places, tables, as_json=json_)
+    for one in tables:
+        typer.echo(f"{one.rows} rows of {len(files)} files are in {one.path}", err=True)
+    if stopped:
+        typer.echo(f"stopped: {stopped}. Make room and give the same command: what is done is not done again", err=True)
+        raise typer.Exit(4)
+    raise typer.Exit(2 if report.all_failed else 0)
+
+
+def _check_defocus(defocus_um: float | None, defocus_sd_um: float | None) -> None:
+    import math
+
+    if defocus_sd_um is not None and defocus_um is None:
+        raise UsageError("--defocus-sd-um says how far --defocus-um may be wrong, and there is no --defocus-um")
+    if defocus_um is not None and not math.isfinite(defocus_um):
+        raise UsageError(f"--defocus-um must be a number (got {defocus_um:g})")
+    if defocus_sd_um is not None and not 0 <= defocus_sd_um < math.inf:
+        raise UsageError(f"--defocus-sd-um must be zero or more (got {defocus_sd_um:g})")
+
+
+def _restore_all(
+    files: list[Path], job: RestoreJob, places: RestorePlaces, tables: list[RestoreTable], *, as_json: bool
+) -> tuple[RestoreReport, str]:
+    """Restore, send every row where it is wanted, and leave the page and the summary."""
+    from parfocal.daemon.restorefiles import FileRestorer
+    from parfocal.daemon.restoreprogress import RestoreProgress
+    from parfocal.daemon.restorereport import RestoreReport
+    from parfocal.daemon.restorerows import row_text
+
+    report = RestoreReport()
+    progress = RestoreProgress(len(files), shown=not as_json)
+
+    def seen(row: RestoreRow, look: Callable[[], Layers | None]) -> None:
+        progress.see(row)
+        report.gallery.see(row, look)
+
+    restorer = FileRestorer(job, places, seen)
+    with progress:
+        for row in restorer.rows(files):
+            report.add(row)
+            for table in tables:
+                table.add(row)
+            if as_json:
+                typer.echo(json.dumps(row.to_json(), allow_nan=False))
+            elif not tables:
+                progress.say(row_text(row))
+    _conclude(report, job, places, restorer)
+    return report, restorer.stopped
+
+
+def _conclude(report: RestoreReport, job: RestoreJob, places: RestorePlaces, restorer: FileRestorer) -> None:
+    """Write the page, and say on stderr what became of all of them."""
+    from rich.console import Console
+
+    from parfocal.daemon.restoreoutput import RestoreOutputError
+    from parfocal.daemon.restorereport import reasons, summary
+
+    console = Console(stderr=True)
+    try:
+        page = report.write(places, job, restorer.notes, restorer.stopped)
+        last = f"at a glance: {page}"
+    except RestoreOutputError as error:  # the images are there all the same
+        last = f"no page: {error}"
+    console.print()
+    console.print(summary(report))
+    for line in [*(f"note: {note}" for note in sorted(restorer.notes)), *reasons(report), last]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _from_config(config: Path | None) -> tuple[PartialOptics, dict[str, object]]:
+    from parfocal.daemon.commands.score import from_config
+
+    optics, options = from_config(config)
+    return optics, dict(options.get("defocus", {}))

@@ -1,0 +1,146 @@
+"""Transfer functions of a defocused and of a focused microscope on a padded frame's grid, and the padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import fft
+from torch import Tensor
+
+from parfocal.models.restore.base import Blur
+from parfocal.simulator.optics import Imager, Optics, RadialTransfer, pupil_amplitude
+
+PAD_PX, PAD_MAX_PX = 16, 128
+"""Least and most that is put around a frame before it is filtered."""
+NODES, WEIGHTS = (-2.857, -1.3556, 0.0, 1.3556, 2.857), (0.01126, 0.22208, 0.53333, 0.22208, 0.01126)
+"""Gauss and Hermite's five points of a normal distribution, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A frame's shape with margins around it, of sides that transform fast."""
+
+    shape: tuple[int, int]
+    before: tuple[int, int]
+    padded: tuple[int, int]
+
+    @staticmethod
+    def of(shape: tuple[int, int], blur_px: float) -> Canvas:
+        """Margins of about the blur disc's diameter."""
+        wanted = int(np.clip(np.ceil(blur_px), PAD_PX, PAD_MAX_PX))
+        before = [min(wanted, side // 2) // 2 * 2 for side in shape]  # even: the canvas can be halved
+        padded = [
+            2 * fft.next_fast_len(-(-side // 2) + margin, real=True) for side, margin in zip(shape, before, strict=True)
+        ]
+        return Canvas(shape, (before[0], before[1]), (padded[0], padded[1]))
+
+    def pad(self, frame: Tensor) -> Tensor:
+        """A frame (height, width) on the canvas, mirrored around, both ends faded into each other where they meet."""
+        return _fill(_fill(frame, self, 0).T, self, 1).T.contiguous()
+
+    def crop(self, padded: Tensor) -> Tensor:
+        """The frame's part of the canvas, over the last two axes."""
+        (top, left), (height, width) = self.before, self.shape
+        return padded[..., top : top + height, left : left + width]
+
+
+def _fill(frame: Tensor, canvas: Canvas, axis: int) -> Tensor:
+    """Lengthen the first axis: the gap from the last row round to the first holds both mirror images, cross-faded."""
+    side, full, before = canvas.shape[axis], canvas.padded[axis], canvas.before[axis]
+    gap = full - side
+    place = torch.arange(gap)
+    after, ahead = frame.flip(0)[_mirrored(place, side)], frame[_mirrored(place, side)].flip(0)
+    fade = (0.5 - 0.5 * torch.cos(torch.pi * (place + 0.5) / gap)).to(frame.dtype)[:, None]
+    between = after * (1.0 - fade) + ahead * fade
+    return torch.cat([between[gap - before :], frame, between[: gap - before]])
+
+
+def _mirrored(place: Tensor, side: int) -> Tensor:
+    """Rows 0, 1, 2... from an end inwards and back, however far."""
+    turned = place % (2 * side)
+    return torch.minimum(turned, 2 * side - 1 - turned)
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """On a canvas's rfft2 grid, over what is not known of the defocus: mean and mean square; and in focus."""
+
+    mean: Tensor
+    square: Tensor
+    focused: Tensor
+
+
+def transfers(canvas: Canvas, blur: Blur) -> Transfers:
+    """Optical transfer functions, pixel included; the mean square is what the filter divides by, the doubt in it."""
+    optics = blur.optics
+    at = [blur.defocus_um + node * blur.sd_um for node in NODES] if blur.sd_um > 0 else [blur.defocus_um]
+    weights = WEIGHTS if blur.sd_um > 0 else (1.0,)
+    if not optics.rotationally_symmetric:
+        return _uneven(canvas, optics, at, weights)
+    radial = _radial()
+    phases = np.stack([radial.phase(optics, z) for z in (*at, 0.0)])
+    lit = np.broadcast_to(pupil_amplitude(optics, radial.rho), phases.shape)
+    curves = radial(phases, lit)
+    weight = np.asarray(weights, dtype=np.float32)
+    table = _table(canvas.padded, round(optics.cutoff_per_px, 9))
+    mean, square, focused = weight @ curves[:-1], weight @ np.square(curves[:-1]), curves[-1]
+    pixel = _grid(canvas.padded).pixel
+    return Transfers(table(mean) * pixel, table(square) * pixel**2, table(focused) * pixel)
+
+
+def _uneven(canvas: Canvas, optics: Optics, at: list[float], weights: tuple[float, ...]) -> Transfers:
+    """The same for pupils that are not rotationally symmetric."""
+    imager = Imager(optics, canvas.padded)
+    seen = [torch.from_numpy(imager.transfer(z)) for z in at]
+    mean = sum((w * h for w, h in zip(weights, seen, strict=True)), start=torch.zeros_like(seen[0]))
+    square = sum((w * h.abs() ** 2 for w, h in zip(weights, seen, strict=True)), start=torch.zeros_like(seen[0].real))
+    return Transfers(mean, square, torch.from_numpy(imager.transfer(0.0)))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Frequency in cycles a pixel, and the pixel's own transfer, on a canvas's rfft2 grid."""
+
+    frequency: Tensor
+    pixel: Tensor
+
+
+class _Table:
+    """Where each frequency of a grid lies in a curve that is even in the frequency's root."""
+
+    def __init__(self, frequency: NDArray[Any], cutoff_per_px: float, size: int) -> None:
+        at = np.sqrt(np.minimum(frequency / np.float32(cutoff_per_px), 1.0)) * (size - 1)
+        low = np.minimum(at.astype(np.int64), size - 2)
+        self._low, self._part = torch.from_numpy(low), torch.from_numpy((at - low).astype(np.float32))
+
+    def __call__(self, curve: NDArray[Any]) -> Tensor:
+        values = torch.from_numpy(np.ascontiguousarray(curve, dtype=np.float32))
+        steps = torch.diff(values, append=values[-1:])
+        return values[self._low] + steps[self._low] * self._part
+
+
+@lru_cache(maxsize=1)
+def _radial() -> RadialTransfer:
+    return RadialTransfer(frequency_samples=513)
+
+
+@lru_cache(maxsize=8)
+def _grid(padded: tuple[int, int]) -> Grid:
+    fy, fx = fft.fftfreq(padded[0])[:, None], fft.rfftfreq(padded[1])[None, :]
+    frequency, pixel = np.hypot(fy, fx), np.sinc(fy) * np.sinc(fx)
+    return Grid(torch.from_numpy(frequency.astype(np.float32)), torch.from_numpy(pixel.astype(np.float32)))
+
+
+@lru_cache(maxsize=8)
+def _table(padded: tuple[int, int], cutoff_per_px: float) -> _Table:
+    return _Table(_grid(padded).frequency.numpy(), cutoff_per_px, _radial().s.size)
+
+
+def frequency_of(padded: tuple[int, int]) -> Tensor:
+    """Spatial frequency in cycles a pixel on the canvas's rfft2 grid."""
+    return _grid(padded).frequency
