@@ -51,9 +51,7 @@ class UnetRestorer:
         held = load_weights(self.card, weights_path(self.card, path))
         self._device = _device(str(options.get("device", "auto")))
         self._dtype = _dtype(str(options.get("precision", "auto")), self._device)
-        self._strangeness = Strangeness.of_state({name: held.pop(name) for name in Strangeness.KEYS})
-        network = RestoreNet()
-        network.load_state_dict(held)
+        self._strangeness, network = _network(self.card, held)
         self._network = network.eval().to(device=self._device, dtype=self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._sd_scale = float(self.card.measured["calibration"]["sd_scale"])
         self._gate = Gate()
@@ -113,6 +111,20 @@ def _tiles(length: int) -> list[_Tile]:
         return [_Tile(0, length, length)]
     edges = np.linspace(0, length, -(-length // TILE_PX) + 1).round().astype(int)
     return [_Tile(int(a), int(b), length) for a, b in itertools.pairwise(edges)]
+
+
+def _network(card: ModelCard, held: dict[str, Tensor]) -> tuple[Strangeness, RestoreNet]:
+    """Take a weight file's content apart; raises `ModelError` if it is not this network's."""
+    network = RestoreNet()
+    try:
+        strangeness = Strangeness.of_state({name: held.pop(name) for name in Strangeness.KEYS})
+        network.load_state_dict(held)
+    except (KeyError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(
+            f"weights of {card.name!r} do not fit this parfocal's network ({first}): train it again"
+        ) from error
+    return strangeness, network
 
 
 def _device(name: str) -> torch.device:

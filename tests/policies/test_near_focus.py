@@ -54,20 +54,22 @@ def test_the_rough_part_is_shared_by_frames_of_a_place_and_another_elsewhere() -
     assert prior.kept(0.0) == 1.0
     assert prior.kept(0.5 * DOF) < 0.1
 
-    def unknown(places_um: list[float]) -> float:
-        """Variance of the rough part where it looks last, in units of that before the first look; z is the defocus."""
-        grid = FocusGrid(-0.05, 0.05, 0.01, STILL, prior, 2)
-        for place in places_um:
-            grid.update(place, look(place, 0.2 * DOF, 0.05))
+    def unknown(grid: FocusGrid) -> float:
+        """Variance of the rough part where it looks from, in units of that of a place never seen."""
         n, mass = prior.count, grid.moments[0]
         variance = grid.moments[1 + n + prior.full[-1, -1]] / mass - (grid.moments[n] / mass) ** 2
         return float(variance.mean()) / prior.rough**2
 
     here, there = 2.0 * DOF, 3.5 * DOF
-    once = unknown([here])
+    grid = FocusGrid(-0.05, 0.05, 0.01, STILL, prior, 2)
+    grid.update(here, look(here, 0.2 * DOF, 0.05))
+    once = unknown(grid)
     assert once < 0.97
-    assert unknown([here] * 20) == pytest.approx(once, abs=0.03)
-    assert unknown([here] * 20 + [there]) > 0.8  # what twenty frames told of the place before is of no use here
+    for _ in range(20):
+        grid.update(here, look(here, 0.2 * DOF, 0.05))
+    assert unknown(grid) == pytest.approx(once, abs=0.03)
+    grid.fits(there, look(there, 0.2 * DOF, 0.05))
+    assert unknown(grid) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_where_it_looked_from_last_survives_a_checkpoint() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from parfocal.models.base import WeightsHashError
+from parfocal.models.base import ModelError, WeightsHashError
+from parfocal.models.cards import load_card, save_card, save_weights
 from parfocal.models.restore import make_restorer
 from parfocal.models.restore.base import Restoration, RestoreError, Verdict
 from parfocal.models.restore.unet import UnetRestorer
@@ -141,6 +143,16 @@ def test_weights_that_are_not_the_cards_are_not_used(card: Path, tmp_path: Path)
     damaged[-1] ^= 1
     (tmp_path / "restore.safetensors").write_bytes(bytes(damaged))
     with pytest.raises(WeightsHashError):
+        make_restorer("unet", {"card": str(tmp_path / "restore.json")})
+
+
+def test_weights_of_another_network_are_said(card: Path, tmp_path: Path) -> None:
+    held = load_file(card.parent / "restore.safetensors")
+    held.pop("leave.bias")
+    described = load_card(card)
+    sha = save_weights(held, tmp_path / "restore.safetensors")
+    save_card(replace(described, weights_sha256=sha), tmp_path / "restore.json")
+    with pytest.raises(ModelError, match="do not fit"):
         make_restorer("unet", {"card": str(tmp_path / "restore.json")})
 
 
