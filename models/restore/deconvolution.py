@@ -158,7 +158,8 @@ class _Poisson:
         expected = torch.fft.irfft2(torch.fft.rfft2(estimate) * self.transfer, s=size).clamp_(min=1e-3 * self.floor)
         ratio = torch.fft.rfft2(self.data / expected)
         back = torch.fft.irfft2(ratio.mul_(self.transfer.conj()), s=size).clamp_(min=0.0)
-        return estimate * back.div_(self.seen_share)
+        stepped: Tensor = estimate * back.div_(self.seen_share)
+        return stepped
 
     def focused(self, estimate: Tensor) -> Tensor:
         """The estimate as the focused microscope shows it, on the frame's pixels."""

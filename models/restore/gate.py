@@ -87,8 +87,13 @@ class Gate:
 
     def _in_focus(self, blur: Blur) -> bool:
         """Whether the blur is too small to matter, with all that its doubt allows."""
-        sd_depths = blur.sd_um / blur.optics.depth_of_field_um
-        return blur.diameter_px < self.limits.least_px or blur.depths + sd_depths < self.limits.least_depths
+        reach = blur.depths + blur.sd_um / blur.optics.depth_of_field_um
+        # Where the doubt is as large as the defocus there is nothing to restore by: near the focus it is called so.
+        nearly = reach < 1.5 * self.limits.least_depths and self._doubtful(blur)
+        return blur.diameter_px < self.limits.least_px or reach < self.limits.least_depths or nearly
+
+    def _doubtful(self, blur: Blur) -> bool:
+        return blur.sd_um > self.limits.most_doubt * abs(blur.defocus_um)
 
     def _unfit(self, frame: NDArray[Any], pixels: FloatImage, blur: Blur) -> str:
         limits = self.limits
@@ -106,7 +111,7 @@ class Gate:
                 f"too far out of focus: {blur.depths:.1f} depths of field, {blur.diameter_px:.0f} px of blur "
                 f"(at most {limits.most_depths:g} and {limits.most_px:g})"
             )
-        if not self._in_focus(blur) and blur.sd_um > limits.most_doubt * abs(blur.defocus_um):
+        if self._doubtful(blur) and not self._in_focus(blur):
             return f"the defocus is in doubt: {abs(blur.defocus_um):.2f} +- {blur.sd_um:.2f} um"
         return ""
 

@@ -238,7 +238,7 @@ def test_a_defocus_in_doubt_or_beyond_recovery_is_refused(invoke: Invoke, tmp_pa
     save(tmp_path / "raw/a.tif")
     optics = ("--method", "wiener", *NM, "--json")
     (far,) = rows_of(invoke("raw", "--out", "far", *optics, "--defocus-um", "60"))
-    (unsure,) = rows_of(invoke("raw", "--out", "unsure", *optics, "--defocus-um", "4", "--defocus-sd-um", "3.9"))
+    (unsure,) = rows_of(invoke("raw", "--out", "unsure", *optics, "--defocus-um", "4", "--defocus-sd-um", "4.5"))
     (near,) = rows_of(invoke("raw", "--out", "near", *optics, "--defocus-um", "0.1"))
     assert (far["verdict"], unsure["verdict"], near["verdict"]) == ("refused", "refused", "in_focus")
     assert "too far" in far["reason"] and "in doubt" in unsure["reason"]

@@ -79,7 +79,7 @@ def test_only_the_raw_frame_is_shown_in_the_scaling_of_the_other_network(
         return run(image)
 
     monkeypatch.setattr(restorer._runner, "run", watched)
-    monkeypatch.setattr(restorer, "_gate", Gate(Limits(most_residual=float("inf"))))
+    monkeypatch.setattr(restorer, "_gate", Gate(Limits(most_residual=float("inf"), most_residual_of_all=float("inf"))))
     frame, _, blur = frame_and_truth("nuclei", 2.0, 2000.0)
     done = restorer.restore(frame, blur)
     ready = prepare(frame.astype(np.float32), blur)

@@ -93,7 +93,7 @@ def test_the_residual_is_noise_for_the_truth_and_not_for_another_blur() -> None:
 def test_noise_is_told_from_one_frame(gain: float, offset: float, light: float) -> None:
     frame, _, _ = frame_and_truth("nuclei", 4.0, 200.0)
     signal = (frame - 100.0) / 400.0  # smooth, but for its own noise, which is made small here
-    smooth = np.asarray(Imager(Optics(na=0.1), frame.shape).image(np.maximum(signal, 0.0), 0.0))  # type: ignore[arg-type]
+    smooth = np.asarray(Imager(Optics(na=0.1), frame.shape).image(np.maximum(signal, 0.0), 0.0))
     rng = np.random.default_rng(5)
     counts = np.round(gain * (rng.poisson(light * (1.0 + smooth)) + rng.normal(0.0, 1.0, frame.shape)) + offset)
     expected = gain * np.sqrt(np.mean(light * (1.0 + smooth)) + 1.0)

@@ -37,7 +37,7 @@ def test_a_blurred_frame_is_restored_nearer_to_the_truth() -> None:
     ("blur", "word"),
     [
         (Blur(OPTICS, 40.0 * DEPTH, 0.1), "too far"),
-        (Blur(OPTICS, 3.0 * DEPTH, 2.5 * DEPTH), "doubt"),
+        (Blur(OPTICS, 3.0 * DEPTH, 3.5 * DEPTH), "doubt"),
         (Blur(OPTICS, float("nan"), 0.1), "not a number"),
     ],
 )
@@ -51,9 +51,10 @@ def test_a_blur_that_is_too_large_or_not_known_is_refused_with_the_frame_untouch
     assert np.array_equal(done.pixels, frame) and done.refused.all()
 
 
-def test_a_frame_in_focus_is_left_as_it_is() -> None:
+@pytest.mark.parametrize("blur", [Blur(OPTICS, 0.05, 0.2), Blur(OPTICS, 0.35 * DEPTH, 0.46 * DEPTH)])
+def test_a_frame_in_focus_is_left_as_it_is(blur: Blur) -> None:
     frame, _, _ = frame_and_truth("nuclei", 0.0, 2000.0)
-    done = make_restorer("wiener").restore(frame, Blur(OPTICS, 0.05, 0.2))
+    done = make_restorer("wiener").restore(frame, blur)
     assert done.verdict is Verdict.IN_FOCUS
     assert np.array_equal(done.pixels, frame) and not done.refused.any()
 
