@@ -101,8 +101,8 @@ def estimated(scene: Scene, rng: np.random.Generator) -> Blur:
     known = scene.optics
     if rng.random() >= KNOWN_ABERRATIONS:
         known = replace(known, zernike_waves={}, depth_um=0.0)
-    # The defocus network on validation fields: half of its errors are below 7 % of the blur, a tenth above 30 %; what
-    # it says of them is on the safe side.
+    # The defocus network on validation fields: half of its errors are below 7 % of the blur, a tenth above 30 to 50 %;
+    # what it says of them is on the safe side.
     error_px = float(np.hypot(0.5, 0.08 * abs(scene.blur_px)) * np.exp(rng.normal(0.0, 0.4)))
     said_px = abs(abs(scene.blur_px) + error_px * float(rng.standard_t(4)))
     sd_px = error_px * float(np.exp(rng.normal(np.log(1.7), 0.4)))
