@@ -190,7 +190,7 @@ def _ratios(outcomes: dict[str, list[Outcome]]) -> list[str]:
         other = outcomes.get(name)
         if other:
             light, lost = (
-                float(np.mean([getattr(o, what) for o in bayes]) / np.mean([getattr(o, what) for o in other]))
+                float(np.nanmean([getattr(o, what) for o in bayes]) / np.nanmean([getattr(o, what) for o in other]))
                 for what in ("light", "bleached")
             )
             regret = learning_regret(bayes) / learning_regret(other)
