@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ from parfocal.policies.base import Policy, PolicyOptionError
 
 BELIEVES = ("focus.belief", "focus.follow", "focus.supervised", "focus.quality")
 """Policies that take a calibration along."""
+
+BRIEF_S = 0.002
+"""A policy that was made within this is made again at once: handing it to a thread and back takes longer than that."""
 
 
 class ControlError(ParfocalError):
@@ -74,6 +78,7 @@ class Controls:
         self._guard = Guard({}, {}, BeamLease(0.0))
         self._base: dict[str, Limit] = {}
         self._base_budget = ledger.budget
+        self._took_s: dict[str, float] = {}
 
     def begin(self, guard: Guard) -> None:
         """Learn the guard, whose limits now are the widest there will be."""
@@ -159,11 +164,19 @@ class Controls:
             raise ControlError("the policy of this run cannot be changed")
         working = last is not None and old is not None
 
-        def make() -> tuple[PolicyMaker, Policy | None, Mapping[str, Any]]:
-            maker = choice.maker(config)
-            return maker, *(maker(last) if working else (None, {}))
+        name = config.policy.name
 
-        maker, policy, options = await asyncio.to_thread(make)  # a policy may have to import what takes seconds
+        def make() -> tuple[PolicyMaker, Policy | None, Mapping[str, Any]]:
+            began_s = time.thread_time()
+            maker = choice.maker(config)
+            made = maker, *(maker(last) if working else (None, {}))
+            if working:
+                self._took_s[name] = time.thread_time() - began_s
+            return made
+
+        # A policy may have to import what takes seconds. One made before, with other limits only, takes no longer now.
+        brief = keep_memory and self._took_s.get(name, math.inf) <= BRIEF_S
+        maker, policy, options = make() if brief else await asyncio.to_thread(make)
         if old is None or policy is None or (keep_memory and dict(options) == dict(before)):
             return _Made(config, maker)
         continues = keep_memory and _continued(old, policy)

@@ -235,3 +235,16 @@ def resolve_limits(
             continue
         resolved[name] = limit.model_copy(update={"lower": lower, "upper": upper})
     return resolved, problems
+
+
+def in_safe_order(
+    settings: Mapping[str, float], parameters: Mapping[str, Parameter], now: Mapping[str, float]
+) -> list[tuple[str, float]]:
+    """Return settings in the order in which they are sent: beams that go down first, beams that go up last."""
+    beams = {name for name, parameter in parameters.items() if parameter.kind == "beam"}
+
+    def rank(item: tuple[str, float]) -> int:
+        name, value = item
+        return 0 if name not in beams else (1 if value > now.get(name, 0.0) else -1)
+
+    return sorted(settings.items(), key=rank)

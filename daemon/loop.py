@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import structlog
 
 from parfocal import ParfocalError
 from parfocal.daemon.accounts import Run, facts_of, summary_of
+from parfocal.daemon.alive import kept_alive
 from parfocal.daemon.arrival import Arrivals
 from parfocal.daemon.choice import PolicyChoice
 from parfocal.daemon.config import ConfigError
 from parfocal.daemon.controls import Controls
 from parfocal.daemon.decide import Decider, Decision
 from parfocal.daemon.dose import DoseLedger
-from parfocal.daemon.guard import BeamLease, Guard, GuardState, SafetyTripError, Verdict, resolve_limits
+from parfocal.daemon.guard import BeamLease, Guard, GuardState, SafetyTripError, Verdict, in_safe_order, resolve_limits
 from parfocal.daemon.intake import Intake
 from parfocal.daemon.manners.vitals import Vitals
 from parfocal.daemon.orders import Orders
@@ -38,6 +40,7 @@ from parfocal.policies.base import Action, Change, Finish, Hold
 
 log = structlog.get_logger()
 Listener = Callable[[Step], None]
+RENEWED_WITHIN = 0.25  # of the lease, while the loop waits
 
 
 class Onlooker(Protocol):
@@ -302,7 +305,8 @@ class Loop:
         left_s = float("inf")
         if self._ending.max_seconds is not None and not self._owner.lockstep:
             left_s = max(self._run.began_s + self._ending.max_seconds - self._owner.clock.now(), 0.0)
-        taken = await self._owner.next(min(timeout_s, left_s), patient=left_s < timeout_s)
+        with self._waiting():  # for a beat that is not due yet, say, or an exposure longer than the lease
+            taken = await self._owner.next(min(timeout_s, left_s), patient=left_s < timeout_s)
         for missed in self._owner.missed():
             self._counts.missed += 1
             self._record.frame(missed, "missed")
@@ -380,8 +384,9 @@ class Loop:
             return time.perf_counter()
         self._record.command(taken.frame.index if taken else None, verdict.settings)
         first = float("inf")
-        for name, value in self._in_safe_order(verdict.settings):
-            done: Done = await self._owner.set(name, value, self._deadlines.command_s)
+        for name, value in in_safe_order(verdict.settings, self._microscope.parameters, run.settings):
+            with self._waiting():
+                done: Done = await self._owner.set(name, value, self._deadlines.command_s)
             first = min(first, done.sent)
             before = run.settings.get(name, float("nan"))
             self._guard.commit(name, before, done.readback, done.settled_s)
@@ -390,21 +395,14 @@ class Loop:
             self._arrivals.note(self._microscope.parameters[name], before, value, done.readback)
         return first
 
-    def _in_safe_order(self, settings: Mapping[str, float]) -> list[tuple[str, float]]:
-        """Beams that go down first, beams that go up last."""
-        beams = {name for name, parameter in self._microscope.parameters.items() if parameter.kind == "beam"}
-
-        def rank(item: tuple[str, float]) -> int:
-            name, value = item
-            return 0 if name not in beams else (1 if value > self._run.settings.get(name, 0.0) else -1)
-
-        return sorted(settings.items(), key=rank)
-
     def _guard_state(self, anchor_s: float) -> GuardState:
         return GuardState(self._run.settings, self._owner.clock.now(), anchor_s, self._owner.settled_s)
 
     def _lease_keeper(self) -> None:
         self._lease.renew(self._owner.clock.now())
+
+    def _waiting(self) -> AbstractContextManager[None]:
+        return kept_alive(self._lease_keeper, RENEWED_WITHIN * self._lease.seconds)
 
     def _note_latency(self, seconds: float) -> None:
         self._run.latency_ms = 1000.0 * max(seconds, 0.0)

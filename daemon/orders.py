@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import structlog
 
 from parfocal import ParfocalError
+from parfocal.daemon.alive import kept_alive
 from parfocal.daemon.controls import Change, ControlError, Controls
 from parfocal.daemon.record import Record
 from parfocal.daemon.requests import Answer, Order, Requests
@@ -23,6 +24,7 @@ _T = TypeVar("_T")
 MOST_WAITING = 32
 """Orders that wait for the frame at hand; a sender who is faster than the microscope is told so."""
 
+RENEW_EVERY_S = 0.5
 IMMEDIATE = frozenset({"pause", "resume", "stop", "safe"})
 ENDING = "the session is ending, and the microscope is made safe first of all"
 
@@ -191,14 +193,9 @@ class Orders:
 
     async def _alive(self, work: Awaitable[_T]) -> _T:
         """Wait for something that may take long, and say meanwhile that the loop is alive."""
-        task: asyncio.Task[_T] = asyncio.ensure_future(_as_coroutine(work))
-        try:
-            while not task.done():
-                self._renew()
-                await asyncio.wait({task}, timeout=0.5)
-            return task.result()
-        finally:
-            task.cancel()
+        self._renew()
+        with kept_alive(self._renew, RENEW_EVERY_S):
+            return await work
 
     def _refuse(self, order: Order, reason: str, code: str) -> None:
         if not self._closed:
@@ -206,11 +203,11 @@ class Orders:
         self._answer(order, Answer(False, reason, code=code))
 
     def _answer(self, order: Order, answer: Answer) -> None:
+        order.answer(answer)  # first: somebody waits for it
         log.info(
             "order", who=order.sender, role=order.role, command=order.command, accepted=answer.accepted,
             reason=answer.reason,
         )  # fmt: skip
-        order.answer(answer)
 
     def _write(self, order: Order, *, accepted: bool, reason: str) -> None:
         """Write an order down, behind all that was noted before it."""
@@ -232,7 +229,3 @@ def _reason(order: Order) -> str:
 
 def _no_preview(arguments: Mapping[str, Any]) -> Change:
     raise ControlError("this run has no preview that could be set")
-
-
-async def _as_coroutine(work: Awaitable[_T] | Coroutine[Any, Any, _T]) -> _T:
-    return await work

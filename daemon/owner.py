@@ -321,17 +321,20 @@ class Owner:
     def _step(self) -> None:
         """Take a frame if one is due; the lease is watched on, for the beams stay on, when the last has been taken."""
         try:
-            if not self._lease.valid(self.clock.now()):
-                self.microscope.make_safe()
-                raise SafetyTripError(
-                    f"the loop did not answer for {self._lease.seconds:g} s with the camera running: made safe"
-                )
+            self._watch_lease()
             if not (self.lockstep or self._exhausted()):
                 self._check_dose()
                 if self._wait_due():
                     self._publish(self._take(wait=False))
         except BaseException as error:  # noqa: BLE001 - handed to the loop, which ends the session
             self._fail(error)
+
+    def _watch_lease(self) -> None:
+        if not self._lease.valid(self.clock.now()):
+            self.microscope.make_safe()
+            raise SafetyTripError(
+                f"the loop did not answer for {self._lease.seconds:g} s with the camera running: made safe"
+            )
 
     def _check_dose(self) -> None:
         if self._ledger.exhausted:
@@ -362,9 +365,11 @@ class Owner:
         self._between = True
         try:
             while (wait_s := max(self._due_s, self.settled_s) - self.clock.now()) > 0:
-                self.clock.sleep(wait_s)
+                self.clock.sleep(wait_s if self.lockstep else min(wait_s, self._nap_s))
                 if self._unwanted():
                     break
+                if not self.lockstep:
+                    self._watch_lease()  # the beams stay on between two beats, too
         finally:
             self._between = False
         return not self._unwanted()

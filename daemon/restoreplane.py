@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from parfocal import UsageError
 from parfocal.daemon.fileoptics import DRY, PartialOptics
 from parfocal.daemon.imagefiles import Plane
+from parfocal.daemon.restoreoptics import optics_of
 from parfocal.daemon.restorerecord import weights_of
 from parfocal.daemon.restorerows import RestoreJob
 from parfocal.models.base import ImageError
@@ -99,7 +100,7 @@ class PlaneRestorer:
         if filled.missing():
             raise RestoreError(f"the optics are not known, and the blur follows from them: give {filled.asked_for()}")
         filled.check("the optics")
-        return Optics.from_options(filled.known())
+        return optics_of({**filled.known(), **self._job.aberrations})
 
     def _blur(self, frame: NDArray[Any], optics: Optics) -> Blur:
         if self._job.defocus_um is not None:

@@ -28,9 +28,9 @@ from parfocal.daemon.restorechild import (
     RestorerUnusableError,
 )
 from parfocal.daemon.restored import OFF, REFUSED, RESTORED, RestoredFrame
+from parfocal.daemon.restoreoptics import optics_of
 from parfocal.daemon.service.events import known
 from parfocal.models.base import Assessment, ModelError, ScorerError
-from parfocal.simulator.optics import Optics
 
 if TYPE_CHECKING:
     from parfocal.daemon.config import Config
@@ -314,7 +314,7 @@ class RestoredPreview:
         if "na" not in self._optics:
             raise NotEstimatedError("the optics are not known: give microscope.objective.na and emission_nm")
         try:
-            return blur_of(seen.said, _optics(self._optics, seen.frame.pixel_um))
+            return blur_of(seen.said, optics_of({**self._optics, "pixel_um": seen.frame.pixel_um}))
         except ValueError as error:
             raise NotEstimatedError(f"the optics cannot be: {error}") from None
 
@@ -371,14 +371,6 @@ class RestoredPreview:
 
 FAILURES = (RestorerLostError, ScorerError, OSError)
 """What another process may make good."""
-
-
-def _optics(told: Mapping[str, Any], pixel_um: float) -> Optics:
-    """The optics of a frame, from what the network is told of them; a calibrated aberration stands for all others."""
-    options = {**told, "pixel_um": pixel_um}
-    if options.get("spherical_waves") is not None:
-        options |= {"zernike_waves": {"4,0": options["spherical_waves"]}, "depth_um": 0.0}
-    return Optics.from_options(options)
 
 
 def _told(blur: Blur) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class RestoreJob:
         Told by the person, instead of estimated from every plane.
     options, defocus_options : mapping
         Further options of the method, and of the model that estimates the defocus.
+    aberrations : mapping
+        What is told of them, by the names of `restoreoptics.ABERRATIONS`; empty where nobody knows.
     force : bool
         Restore again what is restored already.
     """
@@ -50,6 +52,7 @@ class RestoreJob:
     defocus_sd_um: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
     defocus_options: Mapping[str, Any] = field(default_factory=dict)
+    aberrations: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
 
     def asked(self) -> dict[str, Any]:

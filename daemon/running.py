@@ -21,6 +21,9 @@ from parfocal.daemon.view import RunFacts
 if TYPE_CHECKING:
     from parfocal.daemon.config import Config
     from parfocal.daemon.loop import Listener, Loop, Onlooker
+    from parfocal.daemon.manners.opening import Manners
+    from parfocal.daemon.restorepreview import RestoredPreview
+    from parfocal.daemon.service.server import Service
     from parfocal.daemon.summary import Summary
 
 log = structlog.get_logger()
@@ -111,28 +114,41 @@ def run_locked(
             preview.attach(loop.orders, screens)
             folder = loop.session.folder
             lock.describe(session=str(folder))
-            presenter.built(folder)
-            for warning in warnings_of(config):
-                log.warning(warning)
-            if service is not None:
-                service.attach(loop.orders.submit)
-                log.info("service", address=service.address, publish=service.publish)
-            if manners.address is not None:
-                log.info("metrics", address=manners.address)
+            _announce(config, loop, presenter, service, manners)
             with handled_signals(*_requests(loop, presenter)), about_session(folder.name):
-                preview.begin()
-                summary = asyncio.run(loop.run())
-                preview.close()
-                manners.end(summary)
-                if service is not None:
-                    service.end(summary)
-                view.close()
+                summary = _to_its_end(loop, preview, manners, service, view)
                 report_after(folder)
                 # Still under the signals' handlers: an impatient second Ctrl-C must not cost the summary.
                 finish(summary, folder)
                 if service is not None:
                     service.close()
     return summary
+
+
+def _to_its_end(
+    loop: Loop, preview: RestoredPreview, manners: Manners, service: Service | None, view: ExitStack
+) -> Summary:
+    """Run the loop, with the preview beside it, tell whoever watches how it ended, and close the view."""
+    preview.begin()
+    summary = asyncio.run(loop.run())
+    preview.close()
+    manners.end(summary)
+    if service is not None:
+        service.end(summary)
+    view.close()
+    return summary
+
+
+def _announce(config: Config, loop: Loop, presenter: Presenter, service: Service | None, manners: Manners) -> None:
+    """Say that it begins and what to be warned of, let the service give orders, name the addresses."""
+    presenter.built(loop.session.folder)
+    for warning in warnings_of(config):
+        log.warning(warning)
+    if service is not None:
+        service.attach(loop.orders.submit)
+        log.info("service", address=service.address, publish=service.publish)
+    if manners.address is not None:
+        log.info("metrics", address=manners.address)
 
 
 def lock_key(config: Config, session_folder: Path | None = None) -> str:

@@ -70,7 +70,8 @@ class Distribution:
 class PatchMap:
     """A model's local answers: `value` and `certainty` (0..1) of shape (rows, columns), NaN where it abstained.
 
-    `patch_px` is the side of a patch and `stride_px` the distance between patches, in pixels of the frame.
+    `patch_px` is the side of a patch and `stride_px` the distance between patches, in pixels of the frame. The last row
+    and column may stand nearer to those before them, against the far edges of a frame that is no multiple of it.
     """
 
     value: FloatArray

@@ -82,6 +82,10 @@ class LabelScale:
         """Back in the unit of `form`."""
         return z * self.sd + self.mean
 
+    def label(self, value: Tensor) -> Tensor:
+        """The label, log2 of px or probability, of a number shown: `z` of it is what `value` shows as that number."""
+        return torch.log2(NYQUIST_PX / value) if self.form == "log2_px" else value
+
     def value(self, z: Tensor) -> Tensor:
         """The number shown, higher is better: probability, or 2 px over the resolution (share of Nyquist)."""
         unit = self.unit(z)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,11 @@ class QualityOutput:
     def alive(self) -> Tensor:
         """Share of the patches whose weight is above the floor, (n,): 0 where the weight head is dead."""
         return (self.patch_weight > 2 * WEIGHT_FLOOR).float().mean(dim=(1, 2))
+
+    def counting(self, share: Tensor) -> QualityOutput:
+        """The same patches, of which each counts in the score only by its share (rows, columns), see `covering`."""
+        counted = (self.patch_weight * share.to(self.patch_weight.device)).flatten(1)
+        return replace(self, score=weighted_mean(self.patch_quality.flatten(1), counted))
 
 
 def weighted_mean(quality: Tensor, weight: Tensor) -> Tensor:
@@ -132,6 +137,31 @@ class FoldedPaperNet(nn.Module):
         """Quality and weight (n,) of patches (n, 1, 32, 32)."""
         both = self.heads(self.features(patches).flatten(1)).float()
         return both[:, 0], torch.relu(both[:, 1]) + WEIGHT_FLOOR
+
+
+def covering(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames (n, 1, h, w) as whole patches that leave out nothing, and how much of each patch is new, (rows, columns).
+
+    Where a side is no multiple of `PATCH_PX` a last row or column of patches is put against the far edge. It overlaps
+    the one before: in the frame returned these pixels come twice, so that a patch is never made of anything but
+    neighbouring real pixels, and only its share of pixels that no other patch has counts in a score. Frames that are
+    whole patches come back as they are, and all their patches count as 1.
+    """
+    places, shares = [], []
+    for side in images.shape[2:]:
+        whole, rest = divmod(side, PATCH_PX)
+        at = torch.arange(whole * PATCH_PX)
+        share = torch.ones(whole + (rest > 0))
+        if rest:
+            at = torch.cat([at, torch.arange(side - PATCH_PX, side)])
+            share[-1] = rest / PATCH_PX
+        places.append(at.to(images.device))
+        shares.append(share.to(images.device))
+    if len(places[0]) != images.shape[2]:
+        images = images.index_select(2, places[0])
+    if len(places[1]) != images.shape[3]:
+        images = images.index_select(3, places[1])
+    return images, shares[0][:, None] * shares[1][None, :]
 
 
 def patches_of(images: Tensor) -> Tensor:

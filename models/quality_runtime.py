@@ -15,7 +15,7 @@ from parfocal.models.base import ModelCard, ModelError
 from parfocal.models.cards import load_weights, weights_path
 from parfocal.models.folding import fold_batch_norm
 from parfocal.models.quality_labels import LabelScale
-from parfocal.models.quality_net import FoldedPaperNet, PaperQualityNet, QualityOutput, gathered, patches_of
+from parfocal.models.quality_net import FoldedPaperNet, PaperQualityNet, QualityOutput, covering, gathered, patches_of
 from parfocal.models.quality_scaling import paper_scale, scale
 from parfocal.models.quality_student import TARGETS, StudentQualityNet, outputs
 from parfocal.models.runtime import Runner
@@ -76,15 +76,18 @@ class QualityNetwork:
     def judge(self, frames: NDArray[Any]) -> Iterator[Said]:
         """Judge raw frames (n, h, w), one after the other: the answer does not depend on its neighbours."""
         for frame in frames:
-            images = self._scaling(frame[None])
+            images, share = covering(self._scaling(frame[None]))
             if self._paper:
                 (target,) = self.labels
                 quality, weight = self._runner.run(patches_of(images))
-                yield Said({target: gathered(quality, weight, images)})
+                found = {target: gathered(quality, weight, images)}
             else:
                 maps, logits = self._runner.run(images)
                 said = outputs(maps, logits)
-                yield Said({target: said[target] for target in self.labels})
+                found = {target: said[target] for target in self.labels}
+            if float(share.min()) < 1.0:
+                found = {target: out.counting(share) for target, out in found.items()}
+            yield Said(found)
 
 
 def load_network(card: ModelCard, path: Path) -> nn.Module:

@@ -23,58 +23,90 @@ if TYPE_CHECKING:
     from parfocal.daemon.restorerows import RestoreJob, RestoreRow, RestoreTable
 
 
+Paths = Annotated[list[Path], typer.Argument(help="TIFF, PNG or OME-Zarr, or folders, searched recursively.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for what is computed; none that holds raw images.")]
+MethodOption = Annotated[
+    str, typer.Option("--method", help="unet (default), wiener, richardson_lucy, comi or identity.")
+]
+CardOption = Annotated[
+    Path | None, typer.Option("--card", help="Card of a network of your own; that of the package when absent.")
+]
+NaOption = Annotated[float | None, typer.Option("--na", help="Numerical aperture.")]
+PixelOption = Annotated[float | None, typer.Option("--pixel-um", help="Pixel at the sample, in um.")]
+EmissionOption = Annotated[float | None, typer.Option("--emission-nm", help="Wavelength imaged, in nm.")]
+IndexOption = Annotated[float | None, typer.Option("--immersion-index", help="Air 1.0, water 1.333...")]
+WavesOption = Annotated[
+    float | None,
+    typer.Option("--spherical-waves", help="Spherical aberration, rms waves, where it was measured; signs count then."),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Optics for files that say nothing; aberrations told to its network.")
+]
+DefocusOption = Annotated[
+    float | None, typer.Option("--defocus-um", help="Defocus of all planes, instead of an estimate for each.")
+]
+DoubtOption = Annotated[float | None, typer.Option("--defocus-sd-um", help="How far that may be wrong; 0 when absent.")]
+TableOption = Annotated[
+    list[Path] | None,
+    typer.Option("--table", "--csv", help="Write the rows to FILE.csv or FILE.parquet; may be repeated."),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Restore again what is restored already, and replace tables.")
+]
+
+
 def restore(
-    paths: Annotated[list[Path], typer.Argument(help="TIFF, PNG or OME-Zarr, or folders, searched recursively.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for what is computed; none that holds raw images.")],
-    method: Annotated[
-        str, typer.Option("--method", help="unet (default), wiener, richardson_lucy, comi or identity.")
-    ] = "unet",
-    card: Annotated[
-        Path | None, typer.Option("--card", help="Card of a network of your own; that of the package when absent.")
-    ] = None,
-    na: Annotated[float | None, typer.Option("--na", help="Numerical aperture.")] = None,
-    pixel_um: Annotated[float | None, typer.Option("--pixel-um", help="Pixel at the sample, in um.")] = None,
-    emission_nm: Annotated[float | None, typer.Option("--emission-nm", help="Wavelength imaged, in nm.")] = None,
-    immersion_index: Annotated[float | None, typer.Option("--immersion-index", help="Air 1.0, water 1.333...")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Optics for files that say nothing.")] = None,
-    defocus_um: Annotated[
-        float | None, typer.Option("--defocus-um", help="Defocus of all planes, instead of an estimate for each.")
-    ] = None,
-    defocus_sd_um: Annotated[
-        float | None, typer.Option("--defocus-sd-um", help="How far that may be wrong; 0 when absent.")
-    ] = None,
-    table: Annotated[
-        list[Path] | None,
-        typer.Option("--table", "--csv", help="Write the rows to FILE.csv or FILE.parquet; may be repeated."),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Restore again what is restored already, and replace tables.")
-    ] = False,
+    paths: Paths,
+    out: OutOption,
+    method: MethodOption = "unet",
+    card: CardOption = None,
+    na: NaOption = None,
+    pixel_um: PixelOption = None,
+    emission_nm: EmissionOption = None,
+    immersion_index: IndexOption = None,
+    spherical_waves: WavesOption = None,
+    config: ConfigOption = None,
+    defocus_um: DefocusOption = None,
+    defocus_sd_um: DoubtOption = None,
+    table: TableOption = None,
+    force: ForceOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Show what out-of-focus images would have looked like in focus: for looking at, never for measuring."""
     from parfocal.daemon.fileoptics import PartialOptics
-    from parfocal.daemon.imagefiles import JPEG_SUFFIXES, find_images
-    from parfocal.daemon.restoreplaces import RestorePlaces
-    from parfocal.daemon.restorerows import RestoreJob, RestoreTable
+    from parfocal.daemon.restoreoptics import ABERRATIONS, aberrations_of
+    from parfocal.daemon.restorerows import RestoreJob
 
     _check_defocus(defocus_um, defocus_sd_um)
     given = PartialOptics(na, immersion_index, None if emission_nm is None else emission_nm / 1000.0, pixel_um)
-    fallback, options = _from_config(config)
+    fallback, told = _from_config(config)
+    aberrations = aberrations_of(told, spherical_waves)
+    options = {name: value for name, value in told.items() if name not in ABERRATIONS}
     weights = {} if card is None else {"card": str(card)}
-    job = RestoreJob(method, given, fallback, defocus_um, defocus_sd_um or 0.0, weights, options, force)
+    job = RestoreJob(
+        method, given, fallback, defocus_um, defocus_sd_um or 0.0, weights, options, aberrations, force
+    )  # fmt: skip
+    raise typer.Exit(_run(job, paths, out, list(dict.fromkeys(table or [])), as_json=json_))
+
+
+def _run(job: RestoreJob, paths: list[Path], out: Path, tables: list[Path], *, as_json: bool) -> int:
+    """Find the images, claim the folder, open the tables, restore; the exit code."""
+    from parfocal.daemon.imagefiles import JPEG_SUFFIXES, find_images
+    from parfocal.daemon.restoreplaces import RestorePlaces
+    from parfocal.daemon.restorerows import RestoreTable
+
     files = find_images(paths, skip=[out], also=JPEG_SUFFIXES)
-    places = RestorePlaces(paths, files, out, method)
+    places = RestorePlaces(paths, files, out, job.method)
     with ExitStack() as stack:
-        tables = [stack.enter_context(RestoreTable(path, force=force)) for path in dict.fromkeys(table or [])]
+        opened = [stack.enter_context(RestoreTable(path, force=job.force)) for path in tables]
         stack.enter_context(places.claimed())
-        report, stopped = _restore_all(files, job, places, tables, as_json=json_)
-    for one in tables:
+        report, stopped = _restore_all(files, job, places, opened, as_json=as_json)
+    for one in opened:
         typer.echo(f"{one.rows} rows of {len(files)} files are in {one.path}", err=True)
     if stopped:
         typer.echo(f"stopped: {stopped}. Make room and give the same command: what is done is not done again", err=True)
-        raise typer.Exit(4)
-    raise typer.Exit(2 if report.all_failed else 0)
+        return 4
+    return 2 if report.all_failed else 0
 
 
 def _check_defocus(defocus_um: float | None, defocus_sd_um: float | None) -> None:
@@ -138,6 +170,7 @@ def _conclude(report: RestoreReport, job: RestoreJob, places: RestorePlaces, res
 
 
 def _from_config(config: Path | None) -> tuple[PartialOptics, dict[str, object]]:
+    """Optics of a configuration's microscope, and the options of its defocus network."""
     from parfocal.daemon.commands.score import from_config
 
     optics, options = from_config(config)

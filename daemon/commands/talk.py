@@ -34,8 +34,7 @@ def status(address: Address = None, key: Key = None, timeout: Timeout = 5.0, jso
     if json_:
         typer.echo(json.dumps(found.to_json(), allow_nan=False))
         return
-    for name, value in found.rows():
-        typer.echo(f"{name:<14} {value}")
+    typer.echo(str(found))
 
 
 def pause(reason: ReasonArgument = "", address: Address = None, key: Key = None, timeout: Timeout = 5.0) -> None:

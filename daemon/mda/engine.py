@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
+from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 import structlog
@@ -14,8 +15,9 @@ from useq import CustomAction, HardwareAutofocus, MDAEvent, MDASequence
 
 from parfocal import ParfocalError
 from parfocal.daemon.guard import SafetyTripError
+from parfocal.daemon.mda.corrections import Correction
 from parfocal.daemon.mda.light import Light, LightError
-from parfocal.daemon.mda.run import Correction, SeatRun
+from parfocal.daemon.mda.run import SeatRun
 from parfocal.daemon.mda.search import search
 
 log = structlog.get_logger()
@@ -58,13 +60,14 @@ class ClosedLoopEngine(MDAEngine):
         self.light: Light | None = None
         self.trouble = ""
         self._left: list[tuple[str, str, Any]] | None = None
+        self._next: MDAEvent | None = None
 
     # -- the protocol -------------------------------------------------------------------------------------------
 
     def setup_sequence(self, sequence: MDASequence) -> Any:
         """Set up the sequence, then take the seat."""
         meta = super().setup_sequence(sequence)
-        self.trouble = ""
+        self.trouble, self._next = "", None
         self._leave("a new sequence began")
         self.seat = self._safely(self._make_run, None)
         if self.seat is not None:
@@ -76,6 +79,20 @@ class ClosedLoopEngine(MDAEngine):
                 None,
             )
         return meta
+
+    def event_iterator(self, events: Iterable[MDAEvent]) -> Iterator[MDAEvent]:
+        """Pass on the events, and know the one after each, where all are known from the start.
+
+        Whoever makes events as they go may want to see a frame first: a generator is never asked ahead.
+        """
+        source = super().event_iterator(events)
+        if self.use_hardware_sequencing or not isinstance(events, (MDASequence, list, tuple)):
+            yield from source
+            return
+        for event, following in pairwise(chain(source, (None,))):
+            self._next = following
+            if event is not None:
+                yield event
 
     def setup_event(self, event: MDAEvent) -> None:
         """Correct the event's z, then set everything up; raises `SkipEvent` where a frame must not be taken."""
@@ -118,7 +135,7 @@ class ClosedLoopEngine(MDAEngine):
         return self._watched(seat, event)
 
     def teardown_event(self, event: MDAEvent) -> None:
-        """Tear the event down; then, in the pause before the next, look beside the focus if that is needed."""
+        """Tear the event down; then, in the pause before the next, look beside the focus if needed, and go ahead."""
         super().teardown_event(event)
         seat = self.seat
         if seat is None or isinstance(event, SequencedEvent) or self._canceled():
@@ -126,6 +143,7 @@ class ClosedLoopEngine(MDAEngine):
         if isinstance(event.action, (CustomAction, HardwareAutofocus)):
             return
         self._safely(lambda: seat.look_about(event), 0)
+        self._go_ahead(event)
 
     def teardown_sequence(self, sequence: MDASequence) -> None:
         """Leave the seat, then tear the sequence down."""
@@ -213,6 +231,21 @@ class ClosedLoopEngine(MDAEngine):
                 planned = sub_event.z_pos if burst else None
                 self._safely(partial(seat.took, image, sub_event, meta, planned), None)
             signal = yield payload
+
+    def _go_ahead(self, event: MDAEvent) -> None:
+        """Have the stage's way lie in the pause before the next event, if there is one and only z will change."""
+        seat, following, runner = self.seat, self._next, self.mmcore.mda
+        if seat is None or following is None or following.min_start_time is None or self._canceled():
+            return
+        if isinstance(following.action, (CustomAction, HardwareAutofocus)) or runner.status.pause_requested:
+            return
+        if (following.x_pos, following.y_pos) != (event.x_pos, event.y_pos):
+            return
+        start_in_s = following.min_start_time
+        if not following.reset_event_timer:
+            # The runner puts every start off by what it was paused for, and does not say so in public.
+            start_in_s += float(getattr(runner, "_paused_time", 0.0)) - runner.event_seconds_elapsed()
+        self._safely(lambda: seat.ahead(following, start_in_s), False)
 
     def _search(self, seat: SeatRun) -> Iterable[Any]:
         self._safely(lambda: search(seat, self._canceled), None)

@@ -194,6 +194,13 @@ class Book:
         with self._lock:
             self._record.readback(name, value, Done(readback, settled_s, sent))
 
+    def verified(self, name: str, value: float, readback: float, read_s: float, asked: float) -> None:
+        """Write that the device still says so, where nothing had to be sent."""
+        with self._lock:
+            self._record.flush()
+            self._record.readback(name, value, Done(readback, read_s, asked))
+        self._syncer.ask()
+
     def error(self, error: BaseException) -> None:
         """Write what went wrong."""
         with self._lock:

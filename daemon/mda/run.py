@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from parfocal.daemon.config import Config, ConfigError
 from parfocal.daemon.decide import Scoring
 from parfocal.daemon.dose import DoseLedger
 from parfocal.daemon.guard import BeamLease, Guard, GuardState, Verdict
+from parfocal.daemon.mda.corrections import DEADBAND_DOF, Correction, Corrections
 from parfocal.daemon.mda.follower import Follower, Told
 from parfocal.daemon.mda.ledger import Book, Seated, Tally, guarded, summary_of
 from parfocal.daemon.mda.options import FOLLOW, AttachOptions, follow_options
@@ -35,22 +36,12 @@ from parfocal.simulator.clock import Clock
 
 log = structlog.get_logger()
 
-DEADBAND_DOF = 0.01
-"""A correction that differs by less from the one in force is that one."""
 SETUP_S, SETUP_SHARE = 0.02, 0.3
 """First guess of the time from a correction to the exposure, and how fast it is learned better."""
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """What is added to the plan's z for one event, where that leads, and why."""
-
-    place: Place
-    um: float
-    target_um: float
-    sd_um: float
-    reason: str
-    sent: bool
+WAY_S, WAY_KEPT = 0.05, 0.8
+"""First guess of how long the stage takes for a correction, and how much of its longest is remembered at the next."""
+LEAST_PAUSE_S, PAUSE_WAYS = 0.05, 2.0
+"""A pause is used if it lasts this long, and so many times the stage's way beside."""
 
 
 class SeatRun:
@@ -105,13 +96,13 @@ class SeatRun:
         self.follower = Follower(
             scorer, policy, on_told=self._told, on_missed=self._missed, timeout_s=config.scoring.timeout_ms / 1000.0
         )
+        self.corrections = Corrections(policy, lambda: self.follower.outlook, paused)
         self._correction_um = 0.0
-        self._held_um: dict[int, float] = {}
-        self._line: tuple[int, float, float, float, str] | None = None
+        self._sent_um = self._arrived_um = math.nan
         self._visited: dict[int, float] = {}
         self._looked: tuple[int, int] | None = None
         self._index = self._search = 0
-        self._setup_s = SETUP_S
+        self._setup_s, self._way_s = SETUP_S, WAY_S
         self._now: Correction | None = None
         self._refusal = ""
 
@@ -168,9 +159,8 @@ class SeatRun:
         um = z_um - place.planned_um
         self.guard.commit("correction_um", self._correction_um, um, self.clock.now())
         self._correction_um = um
-        self._held_um.pop(place.position, None)
-        self._held_um[place.position] = um
-        self._line = None
+        self.corrections.hold(place.position, um)
+        self.corrections.anew()
         settings = {
             **self._settings,
             POSITION: float(place.position),
@@ -194,14 +184,17 @@ class SeatRun:
         """Decide on the correction of an event; what is accepted is written down, and may be sent."""
         self.tally.events += 1
         place = self.plan.place(event)
-        wanted, forecast, reason = self._wanted(place, exposure_ms)
-        held = self._held(place.position)
-        for um, why in ((wanted, reason), (held, f"held: the correction wanted was refused; {reason}")):
+        wish = self.corrections.wish(place, self._shown_s(exposure_ms))
+        self.tally.held += wish.held
+        forecast, held = wish.forecast, self.corrections.held(place.position)
+        for um, why in ((wish.um, wish.reason), (held, f"held: the correction wanted was refused; {wish.reason}")):
             if um == 0.0 and self._correction_um == 0.0:
                 break  # nothing of ours: the plan's own z
-            if self._allowed(place, um, why, self._facts(place, forecast), wait=False):
+            target = place.planned_um + um
+            stands = target == self._sent_um
+            if self._allowed(place, um, why, self._facts(place, forecast), send=not stands, wait=False):
                 self.tally.corrected += 1
-                return self._in_force(Correction(place, um, place.planned_um + um, forecast.sd_um, why, True))
+                return self._in_force(Correction(place, um, target, forecast.sd_um, why, True, stands))
             if um == held:
                 break
         none = "nothing is known yet" if not self._refusal else f"the plan's own z: {self._refusal}"
@@ -211,41 +204,38 @@ class SeatRun:
         self._now = correction
         return correction
 
-    def _wanted(self, place: Place, exposure_ms: float | None) -> tuple[float, Forecast, str]:
-        """What the correction should be, and why: a forecast for the middle of the exposure, or what is in force."""
-        shown_s = 0.5e-3 * (exposure_ms or self._settings["exposure_ms"])
-        at_s = self.clock.now() + self._setup_s + shown_s
-        outlook = self.follower.outlook
-        forecast = outlook.memory.at(place.position, at_s)
-        held = self._held(place.position)
-        doubt = self.paused() or outlook.doubt
-        if not doubt and not self.policy.trusted(forecast):
-            doubt = f"the focus is known to ±{forecast.sd_um:.2f} um only"
-        if doubt:
-            self.tally.held += 1
-            return held, forecast, f"held: {doubt}"
-        line = self._line
-        if line is not None and line[0] == place.visit:
-            # Within one visit the correction only follows the drift: a stack is never torn by what is learned in it.
-            um, reason = line[2] + line[3] * (at_s - line[1]), line[4]
-        else:
-            um = forecast.focus_um
-            reason = (
-                f"focus {forecast.focus_um:+.2f} ± {forecast.sd_um:.2f} um from the plan, "
-                f"drift {60.0 * forecast.rate_um_per_s:+.2f} um/min"
-            )
-            self._line = place.visit, at_s, um, forecast.rate_um_per_s, reason
-        if abs(um - held) < DEADBAND_DOF * self.policy.dof:
-            um = held
-        return um, forecast, reason
+    def _shown_s(self, exposure_ms: float | None, start_s: float | None = None) -> float:
+        """When the middle of an exposure will be, whose event begins at `start_s`, or now."""
+        begins_s = self.clock.now() if start_s is None else start_s
+        return begins_s + self._setup_s + 0.5e-3 * (exposure_ms or self._settings["exposure_ms"])
 
-    def _held(self, position: int) -> float:
-        """The correction in force, moved on to another position by what is remembered of both."""
-        if position in self._held_um or not self._held_um:
-            return self._held_um.get(position, 0.0)
-        last = next(reversed(self._held_um))
-        memory = self.follower.outlook.memory
-        return self._held_um[last] - memory.offset_um(last) + memory.offset_um(position)
+    def ahead(self, event: Any, start_in_s: float) -> bool:
+        """Have the stage go in the pause before an event, to where that will want it; whether it went.
+
+        Only where nothing but the correction changes: the plan's own moves are the plan's, and wait for their event.
+        What is learned meanwhile, and the check that the stage is there, come with the event.
+
+        Raises
+        ------
+        HardwareError
+            The stage did not take the command, or did not arrive.
+        """
+        now, began_s = self._now, self.clock.now()
+        if now is None or self._refusal or self.follower.given_up:
+            return False
+        if start_in_s < LEAST_PAUSE_S + PAUSE_WAYS * self._way_s:
+            return False
+        place = self.plan.place(event)
+        if (place.position, place.planned_um) != (now.place.position, now.place.planned_um):
+            return False
+        wish = self.corrections.wish(place, self._shown_s(event.exposure, began_s + start_in_s), ahead=True)
+        if wish.held or place.planned_um + wish.um == self._sent_um or wish.um == self._correction_um == 0.0:
+            return False
+        why = f"ahead of the next event: {wish.reason}"
+        if not self._allowed(place, wish.um, why, self._facts(place, wish.forecast)):
+            return False
+        self._go_to(place.planned_um + wish.um)
+        return True
 
     def _facts(self, place: Place, forecast: Forecast) -> dict[str, float]:
         return {
@@ -257,7 +247,9 @@ class SeatRun:
             "visit": float(place.visit),
         }
 
-    def _allowed(self, place: Place, um: float, reason: str, detail: Mapping[str, float], *, wait: bool = True) -> bool:
+    def _allowed(
+        self, place: Place, um: float, reason: str, detail: Mapping[str, float], *, send: bool = True, wait: bool = True
+    ) -> bool:
         """Ask the guard; write down what it says, and the command before it is sent (and `wait` for the disk)."""
         target = place.planned_um + um
         action = Change({"correction_um": um, "z_um": target}, reason, detail)
@@ -266,11 +258,11 @@ class SeatRun:
         if not verdict.accepted:
             self._refuse(verdict)
             return False
-        self.book.command(None, verdict.settings, wait=wait)
+        if send:
+            self.book.command(None, verdict.settings, wait=wait)
         self.guard.commit("correction_um", self._correction_um, um, self.clock.now())
         self._correction_um, self._refusal = um, ""
-        self._held_um.pop(place.position, None)
-        self._held_um[place.position] = um
+        self.corrections.hold(place.position, um)
         return True
 
     def _check(self, action: Change) -> Verdict:
@@ -291,15 +283,28 @@ class SeatRun:
         HardwareError
             The stage did not take the command, or did not arrive.
         """
-        if correction.sent:
-            self._go_to(correction.target_um)
-        else:
+        if not correction.sent:
             self._settings["z_um"] = self.instrument.read_z_um()
+        elif not (correction.stands and self._still_there(correction)):
+            self._go_to(correction.target_um)
         self._setup_s += SETUP_SHARE * (self.clock.now() - began_s - self._setup_s)
 
+    def _still_there(self, correction: Correction) -> bool:
+        """Whether the stage is where it arrived; if not, what is sent now is written down."""
+        asked, target_um = time.perf_counter(), correction.target_um
+        z_um = self._settings["z_um"] = self.instrument.read_z_um()
+        if abs(z_um - self._arrived_um) <= DEADBAND_DOF * self.policy.dof:
+            self.book.verified("z_um", target_um, z_um, self.clock.now(), asked)
+            return True
+        self.book.command(None, {"correction_um": correction.um, "z_um": target_um}, wait=False)
+        return False
+
     def _go_to(self, target_um: float) -> None:
-        sent = time.perf_counter()
+        sent, began_s = time.perf_counter(), self.clock.now()
+        self._sent_um = math.nan
         z_um = self._settings["z_um"] = self.instrument.set("z_um", target_um)
+        self._sent_um, self._arrived_um = target_um, z_um
+        self._way_s = max(self.clock.now() - began_s, WAY_KEPT * self._way_s)
         self.book.readback("z_um", target_um, z_um, self.clock.now(), sent)
 
     # -- the frames of an event ---------------------------------------------------------------------------------
@@ -407,16 +412,16 @@ class SeatRun:
         finally:
             back = replace(place, planned_um=correction.target_um - correction.um)
             if taken and self.move(back, correction.um, "back after the looks", {}):
-                self._held_um[place.position] = correction.um
+                self.corrections.hold(place.position, correction.um)
         self.tally.looks += taken
         return taken
 
     def move(self, place: Place, um: float, reason: str, detail: Mapping[str, float]) -> bool:
         """Move the stage by ourselves, through the guard, and read it back."""
-        held = dict(self._held_um)
+        held = self.corrections.remembered()
         if not self._allowed(place, um, reason, detail):
             return False
-        self._held_um = held  # a look is no correction
+        self.corrections.remember(held)  # a look is no correction
         self._go_to(place.planned_um + um)
         return True
 
@@ -457,7 +462,7 @@ class SeatRun:
 
     def end_search(self) -> None:
         """Let what was found count at once, in the visit at hand."""
-        self._line = None
+        self.corrections.anew()
 
     # -- the end ------------------------------------------------------------------------------------------------
 

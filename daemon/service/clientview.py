@@ -91,6 +91,11 @@ class DaemonStatus:
         rows.append(("asked at", f"{self.address} as {self.name} ({self.role})"))
         return rows
 
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<14} {value}" for name, value in self.rows())
+
+    __repr__ = __str__  # at a prompt, too: what a program reads is in the fields
+
     def html(self) -> str:
         """Return a small table for a notebook."""
         return _table("parfocal", self.rows())

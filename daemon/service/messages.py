@@ -131,6 +131,9 @@ class Done(Message):
     state: str
     detail: dict[str, Any] = Field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return self.text
+
 
 class Refused(Message):
     """The command was refused, and nothing was changed."""

@@ -34,8 +34,9 @@ MOST_STEPS, MOST_REST = 4096, 4096
 """What waits for the thread; more, and the oldest steps go, which shows as a gap in their numbers."""
 
 PREVIEW_EVERY_S, HEALTH_EVERY_S, HELLO_EVERY_S = 0.2, 1.0, 5.0
-AT_ONCE, BREATH_S = 16, 0.002
-"""Requests taken in one go. Where most were refused, a breath follows: a flood shall not cost the loop its time."""
+AT_ONCE, REFUSED_PER_S, BREATH_S = 16, 1500.0, 0.002
+"""Requests taken in one go; and so many that are refused a second, then breaths of at least so long: a flood shall cost
+whoever sends it time, and not the loop."""
 
 MOST_PENDING = 64
 FAREWELL_S = 0.4
@@ -87,6 +88,7 @@ class Service:
         self._pending = 0
         self._due = {"health": 0.0, "hello": 0.0, "preview": 0.0}
         self._talked_s = -float("inf")
+        self._owed_s, self._paid_s = 0.0, time.monotonic()
         self._awake = self._closing = False
         self._close_at_s = float("inf")
         self._thread = threading.Thread(target=self._run, name="service", daemon=True)
@@ -190,8 +192,15 @@ class Service:
         if sockets.commands in ready:
             strange += self._take_requests()
         self._tick()
-        if strange > AT_ONCE // 2:
-            time.sleep(BREATH_S)
+        self._breathe(strange)
+
+    def _breathe(self, strange: int) -> None:
+        """Wait where more was refused than is to be listened to; who sends more than that waits, too."""
+        now = time.monotonic()
+        self._owed_s = max(self._owed_s - (now - self._paid_s), 0.0) + strange / REFUSED_PER_S
+        self._paid_s = now
+        if self._owed_s >= BREATH_S:
+            time.sleep(self._owed_s)
 
     def _note_strange(self, count: int) -> int:
         for _ in range(count):

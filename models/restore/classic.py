@@ -11,8 +11,9 @@ from torch import Tensor
 
 from parfocal.models.restore import refuse_options
 from parfocal.models.restore.base import Blur, Restoration, RestoreError, Verdict, check_frame, unchanged
-from parfocal.models.restore.deconvolution import ITERATIONS, Observed, observe, richardson_lucy, wiener
+from parfocal.models.restore.deconvolution import ITERATIONS, Observed, richardson_lucy, wiener
 from parfocal.models.restore.gate import Gate
+from parfocal.models.restore.kinds import packaged_judge
 
 
 class FilterRestorer:
@@ -28,16 +29,15 @@ class FilterRestorer:
     def __init__(self, name: str, run: Callable[[Observed], Tensor]) -> None:
         self.name = name
         self._run = run
-        self._gate = Gate()
+        self._gate = Gate(judge=packaged_judge())
 
     def restore(self, frame: NDArray[Any], blur: Blur) -> Restoration:
         """See `Restorer`."""
         pixels = check_frame(frame)
-        stop = self._gate.before(self.name, frame, pixels, blur)
-        if stop is not None:
-            return stop
         with torch.inference_mode():
-            seen = observe(pixels, blur)
+            seen = self._gate.admit(self.name, frame, pixels, blur)
+            if isinstance(seen, Restoration):
+                return seen
             restored = (self._run(seen) + seen.levels.background).numpy()
         return self._gate.after(self.name, pixels, seen, restored, None, blur)
 

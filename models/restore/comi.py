@@ -20,6 +20,7 @@ from parfocal.models.restore import refuse_options
 from parfocal.models.restore.base import Blur, Restoration, check_frame
 from parfocal.models.restore.comi_net import STRIDE, ComiGenerator, from_network, to_network
 from parfocal.models.restore.gate import Gate
+from parfocal.models.restore.kinds import packaged_judge
 from parfocal.models.restore.unet_net import prepare
 from parfocal.models.runtime import Runner
 
@@ -65,7 +66,7 @@ class ComiRestorer:
         self._runner = Runner(
             network, device=device, precision=precision, backend="torch", chunk=1, threads=options.get("threads")
         )
-        self._gate = Gate()
+        self._gate = Gate(judge=packaged_judge())
 
     def describe(self) -> Mapping[str, Any]:
         """Device, backend, precision."""
@@ -74,11 +75,11 @@ class ComiRestorer:
     def restore(self, frame: NDArray[Any], blur: Blur) -> Restoration:
         """See `Restorer`; the blur is for the gate and the scaling alone."""
         pixels = check_frame(frame)
-        stop = self._gate.before(self.name, frame, pixels, blur)
-        if stop is not None:
-            return stop
         with torch.inference_mode():
-            ready = prepare(pixels, blur)
+            seen = self._gate.admit(self.name, frame, pixels, blur)
+            if isinstance(seen, Restoration):
+                return seen
+            ready = prepare(pixels, blur, seen)
             restored = from_network(self.run(to_network(ready.channels[0])))
             image = (restored * ready.scale + ready.zero).numpy()
         return self._gate.after(self.name, pixels, ready.seen, image, None, blur)

@@ -76,8 +76,7 @@ def _noise_to_signal(spectrum: Tensor, transfer: Transfers, levels: Levels, padd
         level = float(
             np.log(max(np.median(signal * rings.frequency[told] ** exponent), least) if told.any() else least)
         )
-    f = frequency_of(padded).clamp(min=float(rings.frequency[0]))
-    return torch.exp(float(np.log(noise) - level) + exponent * torch.log(f)) + MISMATCH
+    return torch.exp(_log_frequency(padded) * exponent + float(np.log(noise) - level)).add_(MISMATCH)
 
 
 def wiener(seen: Observed, strength: float = 1.0) -> Tensor:
@@ -206,25 +205,29 @@ class Rings:
     """Means over rings of frequency, evenly spaced in its logarithm, of maps on an rfft2 grid."""
 
     def __init__(self, padded: tuple[int, int]) -> None:
-        f = frequency_of(padded).numpy()
+        f = frequency_of(padded).numpy().ravel()
         edges = np.geomspace(1.5 / max(padded), 0.5, RINGS + 1)
-        index = np.digitize(f, edges) - 1
-        inside = (index >= 0) & (index < RINGS)
-        self._places = torch.from_numpy(np.flatnonzero(inside))
-        self._index = torch.from_numpy(index[inside])
-        counts = np.bincount(index[inside], minlength=RINGS)
-        self._kept = counts > 0
-        self._counts = counts[self._kept]
-        sums = np.bincount(index[inside], f[inside], minlength=RINGS)
-        self.frequency = sums[self._kept] / self._counts
+        ring = np.digitize(f, edges) - 1
+        inside = np.flatnonzero((ring >= 0) & (ring < RINGS))
+        self._places = inside[np.argsort(ring[inside], kind="stable")]
+        counts = np.bincount(ring[inside], minlength=RINGS)
+        self._counts = counts[counts > 0]
+        self._starts = np.cumsum(self._counts) - self._counts
+        self.frequency = np.add.reduceat(f[self._places], self._starts, dtype=np.float64) / self._counts
         self.weight = np.sqrt(np.minimum(self._counts, 200.0))
 
     def mean(self, image: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Mean over every ring that holds a frequency."""
-        sums = torch.bincount(self._index, image.flatten()[self._places].double(), minlength=RINGS).numpy()
-        return np.asarray(sums[self._kept] / self._counts)
+        sums = np.add.reduceat(image.numpy().ravel()[self._places], self._starts, dtype=np.float64)
+        return np.asarray(sums / self._counts)
 
 
 @lru_cache(maxsize=8)
 def _rings(padded: tuple[int, int]) -> Rings:
     return Rings(padded)
+
+
+@lru_cache(maxsize=8)
+def _log_frequency(padded: tuple[int, int]) -> Tensor:
+    """Logarithm of the frequency, not below that of the first ring."""
+    return torch.log(frequency_of(padded).clamp(min=float(_rings(padded).frequency[0])))

@@ -1,7 +1,8 @@
 """The gate: which frames, and which parts of one, may be shown restored; the same for every method.
 
-Before: what no method can know (saturated light, a blur outside the range). After: what the result itself gives away.
-A restoration that is imaged out of focus again must give the frame back, to within the noise (`reblur_residual`).
+Before: what no method can know (saturated light, a blur outside the range). Then: which kind of frame it is, by its
+look (`kinds`). After: what the result itself gives away. A restoration that is imaged out of focus again must give the
+frame back, to within the noise (`reblur_residual`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parfocal.models.restore.base import CELL_PX, Blur, FloatImage, Restoration, Verdict, cells_of, unchanged
-from parfocal.models.restore.deconvolution import Observed, reblur_residual
+from parfocal.models.restore.deconvolution import Observed, observe, reblur_residual
+from parfocal.models.restore.kinds import KindJudge, look
 from parfocal.models.restore.strangeness import Strangeness
 from parfocal.models.restore.traits import blockiness, traits
 from parfocal.models.saturation import saturated_share
@@ -36,8 +38,8 @@ class Limits:
     ----------
     least_px, least_depths : float
         Blur diameter, or defocus plus its sd in depths of field, below which a frame is in focus for this purpose.
-    most_depths, most_px : float
-        Defocus in depths of field, and blur diameter, beyond which nothing is restored.
+    most_depths, most_doubted, most_px : float
+        Defocus in depths of field, less its sd and as it is, and blur diameter, beyond which nothing is restored.
     most_doubt : float
         Standard deviation of the defocus, as a share of it.
     most_saturated : float
@@ -57,6 +59,7 @@ class Limits:
     least_px: float = 1.5
     least_depths: float = 0.75
     most_depths: float = 9.0
+    most_doubted: float = 12.0
     most_px: float = 90.0
     most_doubt: float = 1.0
     most_saturated: float = 0.002
@@ -69,10 +72,18 @@ class Limits:
 
 
 class Gate:
-    """Verdicts before and after a method has run."""
+    """Verdicts before and after a method has run.
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    Parameters
+    ----------
+    limits : Limits, optional
+    judge : KindJudge, optional
+        Without one, every kind of frame passes `known`.
+    """
+
+    def __init__(self, limits: Limits | None = None, judge: KindJudge | None = None) -> None:
         self.limits = limits or Limits()
+        self.judge = judge
 
     def before(self, method: str, frame: NDArray[Any], pixels: FloatImage, blur: Blur) -> Restoration | None:
         """The frame unchanged, with the reason; None if the method may run."""
@@ -84,6 +95,31 @@ class Gate:
             reason = "in focus, as far as can be told: nothing to restore"
             return unchanged(method, Verdict.IN_FOCUS, reason, pixels, blur, detail)
         return None
+
+    def admit(self, method: str, frame: NDArray[Any], pixels: FloatImage, blur: Blur) -> Observed | Restoration:
+        """The frame made ready for the method; or unchanged, refused or in focus, with the reason."""
+        stop = self.before(method, frame, pixels, blur)
+        if stop is not None and stop.verdict is Verdict.REFUSED:
+            return stop
+        seen = observe(pixels, blur)
+        return self.known(method, pixels, seen, blur, focused=stop is not None) or stop or seen
+
+    def known(
+        self, method: str, frame: FloatImage, seen: Observed, blur: Blur, *, focused: bool = False
+    ) -> Restoration | None:
+        """The frame unchanged, with the reason, if it is of a kind that is not restored; else None.
+
+        One that is called in focus stays as it is anyway: only what is plainly something else is refused then.
+        """
+        if self.judge is None:
+            return None
+        likely = self.judge.likely(look(frame, seen, blur))
+        reason = self.judge.reason(likely, focused=focused)
+        if not reason:
+            return None
+        detail = {"depths": blur.depths, "blur_px": blur.diameter_px}
+        detail |= {f"likely_{kind}": share for kind, share in likely.items()}
+        return unchanged(method, Verdict.REFUSED, reason, frame, blur, detail)
 
     def _in_focus(self, blur: Blur) -> bool:
         """Whether the blur is too small to matter, with all that its doubt allows."""
@@ -106,7 +142,8 @@ class Gate:
             return f"{100 * saturated:.1f} % of the pixels are saturated: their light is not known"
         if not (np.isfinite(blur.defocus_um) and np.isfinite(blur.sd_um)):
             return "the defocus is not a number"
-        if blur.depths > limits.most_depths or blur.diameter_px > limits.most_px:
+        nearest = blur.depths - blur.sd_um / blur.optics.depth_of_field_um
+        if nearest > limits.most_depths or blur.depths > limits.most_doubted or blur.diameter_px > limits.most_px:
             return (
                 f"too far out of focus: {blur.depths:.1f} depths of field, {blur.diameter_px:.0f} px of blur "
                 f"(at most {limits.most_depths:g} and {limits.most_px:g})"
@@ -133,7 +170,10 @@ class Gate:
         reason = self._untrusted(detail)
         if reason:
             return unchanged(method, Verdict.REFUSED, reason, frame, blur, detail)
-        reason = f"{refused.sum()} of {refused.size} squares refused" if refused.any() else ""
+        if not refused.any():  # nothing of the frame's own has to be put back
+            sd = None if claim is None else claim.sd
+            return Restoration(method, Verdict.RESTORED, "", restored, sd, refused, blur, detail)
+        reason = f"{refused.sum()} of {refused.size} squares refused"
         where = spread(refused, frame.shape)
         pixels = np.where(where, frame, restored).astype(np.float32)
         sd = None if claim is None else np.where(where, np.float32(seen.levels.noise_sd), claim.sd).astype(np.float32)
@@ -162,16 +202,20 @@ def claimed_gain_db(frame: FloatImage, seen: Observed, restored: FloatImage, cla
     The frame's error against the truth is its difference from the restoration, but for the noise, plus what the
     restoration is wrong by.
     """
-    remains = float(np.mean(np.square(claim.sd, dtype=np.float64))) + 1e-12
-    changed = float(np.mean(np.square(restored - frame, dtype=np.float64)))
+    remains = _mean_square(claim.sd) + 1e-12
+    changed = _mean_square(restored - frame)
     return 10.0 * float(np.log10(1.0 + max(changed - seen.levels.noise_sd**2, 0.0) / remains))
+
+
+def _mean_square(image: FloatImage) -> float:
+    """Summed pairwise, which float32 bears; without a copy in float64."""
+    return float(np.mean(np.square(image)))
 
 
 def block_rms(image: FloatImage) -> FloatImage:
     """Root mean square over squares of `CELL_PX`; the last ones are of what is left."""
     rows, columns = cells_of((image.shape[0], image.shape[1]))
-    square = np.square(image.astype(np.float64))
-    down = np.add.reduceat(square, np.arange(rows) * CELL_PX, axis=0)
+    down = np.add.reduceat(np.square(image), np.arange(rows) * CELL_PX, axis=0, dtype=np.float64)
     total = np.add.reduceat(down, np.arange(columns) * CELL_PX, axis=1)
     ones = np.outer(_lengths(image.shape[0]), _lengths(image.shape[1]))
     return np.asarray(np.sqrt(total / ones), dtype=np.float32)

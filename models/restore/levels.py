@@ -15,11 +15,23 @@ QUANTISATION = 1.0 / 12.0
 
 @dataclass(frozen=True)
 class Levels:
-    """Counts without light from the specimen, brightest counts, and the noise's root mean square over the frame."""
+    """What one frame tells of its camera and light.
+
+    Parameters
+    ----------
+    background, high : float
+        Counts without light from the specimen, and the brightest.
+    noise_sd : float
+        The noise's root mean square over the frame, in counts.
+    ground : float
+        The noise's variance where the frame is darkest over that where it is brightest: near 1 where most of the light
+        is everywhere (or read noise is all there is), near 0 where a specimen shines on a dark ground.
+    """
 
     background: float
     high: float
     noise_sd: float
+    ground: float = 1.0
 
     @staticmethod
     def of(frame: FloatImage) -> Levels:
@@ -35,8 +47,18 @@ class Levels:
         height, width = (side - side % BLOCK_PX for side in rough.shape)
         rough = np.minimum(rough, np.float32(8.0 * rough.mean()))
         blocks = rough[:height, :width].reshape(height // BLOCK_PX, BLOCK_PX, width // BLOCK_PX, BLOCK_PX)
-        sd = blocks.mean(axis=(1, 3)) * (np.sqrt(np.pi / 2.0) / 6.0)
-        return Levels(float(low), float(high), float(np.sqrt(np.mean(np.square(sd)) + QUANTISATION * _whole(frame))))
+        variance = np.square(blocks.mean(axis=(1, 3)) * (np.sqrt(np.pi / 2.0) / 6.0))
+        sd = float(np.sqrt(np.mean(variance) + QUANTISATION * _whole(frame)))
+        return Levels(float(low), float(high), sd, _ground(frame[1 : height + 1, 1 : width + 1], variance))
+
+
+def _ground(frame: FloatImage, variance: FloatImage) -> float:
+    """Median variance of the darkest eighth of the blocks over that of the brightest."""
+    rows, columns = variance.shape
+    light = frame[::4, ::4].reshape(rows, BLOCK_PX // 4, columns, BLOCK_PX // 4).mean(axis=(1, 3))
+    ranked = variance.ravel()[np.argsort(light, axis=None)]
+    share = max(1, ranked.size // 8)
+    return float(np.median(ranked[:share]) / max(float(np.median(ranked[-share:])), 1e-12))
 
 
 def _rough(frame: FloatImage) -> FloatImage:

@@ -41,7 +41,7 @@ class Canvas:
 
     def pad(self, frame: Tensor) -> Tensor:
         """A frame (height, width) on the canvas, mirrored around, both ends faded into each other where they meet."""
-        return _fill(_fill(frame, self, 0).T, self, 1).T.contiguous()
+        return _fill(_fill(frame, self, 0), self, 1)
 
     def crop(self, padded: Tensor) -> Tensor:
         """The frame's part of the canvas, over the last two axes."""
@@ -50,14 +50,17 @@ class Canvas:
 
 
 def _fill(frame: Tensor, canvas: Canvas, axis: int) -> Tensor:
-    """Lengthen the first axis: the gap from the last row round to the first holds both mirror images, cross-faded."""
+    """Lengthen an axis: the gap from its last row round to the first holds both mirror images, cross-faded."""
     side, full, before = canvas.shape[axis], canvas.padded[axis], canvas.before[axis]
     gap = full - side
     place = torch.arange(gap)
-    after, ahead = frame.flip(0)[_mirrored(place, side)], frame[_mirrored(place, side)].flip(0)
-    fade = (0.5 - 0.5 * torch.cos(torch.pi * (place + 0.5) / gap)).to(frame.dtype)[:, None]
-    between = after * (1.0 - fade) + ahead * fade
-    return torch.cat([between[gap - before :], frame, between[: gap - before]])
+    ahead = frame.index_select(axis, _mirrored(place, side)).flip(axis)
+    after = frame.index_select(axis, side - 1 - _mirrored(place, side))
+    fade = (0.5 - 0.5 * torch.cos(torch.pi * (place + 0.5) / gap)).to(frame.dtype)
+    between = torch.lerp(after, ahead, fade[:, None] if axis == 0 else fade[None, :])
+    return torch.cat(
+        [between.narrow(axis, gap - before, before), frame, between.narrow(axis, 0, gap - before)], dim=axis
+    )
 
 
 def _mirrored(place: Tensor, side: int) -> Tensor:
@@ -88,9 +91,8 @@ def transfers(canvas: Canvas, blur: Blur) -> Transfers:
     curves = radial(phases, lit)
     weight = np.asarray(weights, dtype=np.float32)
     table = _table(canvas.padded, round(optics.cutoff_per_px, 9))
-    mean, square, focused = weight @ curves[:-1], weight @ np.square(curves[:-1]), curves[-1]
-    pixel = _grid(canvas.padded).pixel
-    return Transfers(table(mean) * pixel, table(square) * pixel**2, table(focused) * pixel)
+    mean, square = weight @ curves[:-1], weight @ np.square(curves[:-1])
+    return Transfers(table(mean), table(square, power=2), table(curves[-1]))
 
 
 def _uneven(canvas: Canvas, optics: Optics, at: list[float], weights: tuple[float, ...]) -> Transfers:
@@ -111,17 +113,29 @@ class Grid:
 
 
 class _Table:
-    """Where each frequency of a grid lies in a curve that is even in the frequency's root."""
+    """Where each frequency of a grid lies in a curve that is even in the frequency's root, and the pixel there.
 
-    def __init__(self, frequency: NDArray[Any], cutoff_per_px: float, size: int) -> None:
+    The rows of negative frequencies mirror those of the positive ones, and are not looked up.
+    """
+
+    def __init__(self, padded: tuple[int, int], cutoff_per_px: float, size: int) -> None:
+        grid = _grid(padded)
+        self._upper = padded[0] // 2 + 1
+        frequency = grid.frequency[: self._upper].numpy()
         at = np.sqrt(np.minimum(frequency / np.float32(cutoff_per_px), 1.0)) * (size - 1)
         low = np.minimum(at.astype(np.int64), size - 2)
         self._low, self._part = torch.from_numpy(low), torch.from_numpy((at - low).astype(np.float32))
+        self._pixel = grid.pixel[: self._upper]
+        self._mirrored = padded[0] - self._upper
 
-    def __call__(self, curve: NDArray[Any]) -> Tensor:
+    def __call__(self, curve: NDArray[Any], power: int = 1) -> Tensor:
+        """The curve on the grid, times the pixel's transfer to this power."""
         values = torch.from_numpy(np.ascontiguousarray(curve, dtype=np.float32))
         steps = torch.diff(values, append=values[-1:])
-        return values[self._low] + steps[self._low] * self._part
+        upper = torch.take(steps, self._low).mul_(self._part).add_(torch.take(values, self._low))
+        for _ in range(power):
+            upper.mul_(self._pixel)
+        return torch.cat([upper, upper[1 : 1 + self._mirrored].flip(0)])
 
 
 @lru_cache(maxsize=1)
@@ -138,7 +152,7 @@ def _grid(padded: tuple[int, int]) -> Grid:
 
 @lru_cache(maxsize=8)
 def _table(padded: tuple[int, int], cutoff_per_px: float) -> _Table:
-    return _Table(_grid(padded).frequency.numpy(), cutoff_per_px, _radial().s.size)
+    return _Table(padded, cutoff_per_px, _radial().s.size)
 
 
 def frequency_of(padded: tuple[int, int]) -> Tensor:

@@ -17,10 +17,13 @@ from parfocal.models.cards import load_card, load_weights, packaged_card_path, w
 from parfocal.models.restore import refuse_options
 from parfocal.models.restore.base import Blur, Restoration, check_frame
 from parfocal.models.restore.gate import Claim, Gate
+from parfocal.models.restore.kinds import packaged_judge
 from parfocal.models.restore.strangeness import Strangeness
 from parfocal.models.restore.unet_net import STRIDE, Prepared, RestoreNet, prepare
 
 TILE_PX, OVERLAP_PX = 1024, 96
+AROUND_PX, DOUBT = 8, 0.15
+"""Squares over which the network's sureness is taken, and how much its stated variance counts against it."""
 OPTIONS = frozenset({"card", "device", "precision"})
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -54,7 +57,7 @@ class UnetRestorer:
         self._strangeness, network = _network(self.card, held)
         self._network = network.eval().to(device=self._device, dtype=self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._sd_scale = float(self.card.measured["calibration"]["sd_scale"])
-        self._gate = Gate()
+        self._gate = Gate(judge=packaged_judge())
 
     def describe(self) -> Mapping[str, Any]:
         """Which device and precision run the network."""
@@ -63,11 +66,11 @@ class UnetRestorer:
     def restore(self, frame: NDArray[Any], blur: Blur) -> Restoration:
         """See `Restorer`."""
         pixels = check_frame(frame)
-        stop = self._gate.before(self.name, frame, pixels, blur)
-        if stop is not None:
-            return stop
         with torch.inference_mode():
-            ready = prepare(pixels, blur)
+            seen = self._gate.admit(self.name, frame, pixels, blur)
+            if isinstance(seen, Restoration):
+                return seen
+            ready = prepare(pixels, blur, seen)
             restored, sd = self.run(ready)
         image = (restored * ready.scale + ready.zero).numpy()
         claim = Claim((sd * (ready.scale * self._sd_scale)).numpy(), self._strangeness)
@@ -83,7 +86,7 @@ class UnetRestorer:
                 restored, log_sd = self._one(part, ready.conditions[None])
                 image[rows.write, columns.write] = restored[rows.keep, columns.keep]
                 sd[rows.write, columns.write] = torch.exp(log_sd[rows.keep, columns.keep])
-        return image, sd
+        return tempered(image, ready.channels[2], sd), sd
 
     def _one(self, channels: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Run the network on one tile of any size."""
@@ -94,6 +97,23 @@ class UnetRestorer:
         correction, log_sd = self._network.correct(shown, conditions.to(self._device, self._dtype))
         image = channels[0, 1] + correction[0, 0, :height, :width].float().cpu()
         return image, log_sd[0, 0, :height, :width].float().cpu()
+
+
+def tempered(image: Tensor, filtered: Tensor, sd: Tensor) -> Tensor:
+    """The network's image (height, width) where it is sure, Wiener's result where it is not.
+
+    What the network adds to Wiener's stronger filter is taken by the share that its power has in its power and that of
+    the error it states, over some pixels around: less than its own error it may as well have made up.
+    """
+    added = image - filtered
+    power, doubt = (_around(one.square()) for one in (added, sd))
+    return filtered + added * (power / (power + DOUBT * doubt + 1e-12))
+
+
+def _around(image: Tensor) -> Tensor:
+    """Means over squares of `AROUND_PX`, interpolated between their centres."""
+    means = torch.nn.functional.avg_pool2d(image[None, None], AROUND_PX, ceil_mode=True, count_include_pad=False)
+    return torch.nn.functional.interpolate(means, size=image.shape, mode="bilinear")[0, 0]
 
 
 class _Tile:

@@ -50,9 +50,9 @@ class Prepared:
     seen: Observed
 
 
-def prepare(frame: FloatImage, blur: Blur, levels: Levels | None = None) -> Prepared:
-    """Filter and scale a frame (height, width) in counts."""
-    seen = observe(frame, blur, levels)
+def prepare(frame: FloatImage, blur: Blur, seen: Observed | None = None) -> Prepared:
+    """Filter and scale a frame (height, width) in counts, made ready (`observe`) or not yet."""
+    seen = observe(frame, blur) if seen is None else seen
     images = [
         torch.from_numpy(frame) - seen.levels.background,
         quick_richardson_lucy(seen, blur.diameter_px),

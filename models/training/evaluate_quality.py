@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from parfocal.models.artefacts import load_classifier
 from parfocal.models.base import Assessment
-from parfocal.models.training.degradations import ARTEFACTS, NOISES, TABLE2_LEVELS, degrade
+from parfocal.models.metrics.frc import single_image_frc
+from parfocal.models.training.degradations import (
+    ARTEFACTS,
+    NOISES,
+    TABLE2_LEVELS,
+    degrade,
+    expected,
+    parameter,
+    scaled,
+)
 from parfocal.models.training.fields import Split, load_fields
 from parfocal.models.training.quality_camera import to_counts
 from parfocal.models.training.quality_data import (
+    COARSEST_PX,
+    Drawn,
     QualitySource,
     flattened,
+    label,
     objects,
     quality_chunk,
     spatially_varying,
@@ -28,6 +42,7 @@ Judge = Callable[[Counts], Assessment]
 TARGETS = ("frc", "mm")
 GAINS, OFFSETS = (0.5, 1.0, 2.0), (0.0, 100.0, 500.0)
 CHUNK = 48
+HOT = 3.0
 ORDERED = ("blur", "vignetting", *NOISES)
 """The first two without any noise, as in the paper's Supplementary Table 2; the noises over its Table 1."""
 
@@ -105,16 +120,42 @@ def order(judge: Judge, source: QualitySource, *, samples: int, targets: Sequenc
     of Table 1. 1: every worse image has the lower score.
     """
     scores: dict[tuple[str, str], list[list[float]]] = {(a, t): [] for a in ORDERED for t in targets}
+    for artefact, ladder in _ladders(source, samples):
+        said = [judge(one.counts) for one in ladder]
+        for name in targets:
+            scores[artefact, name].append([Target(name).score(one) for one in said])
+    return {f"{artefact} {name}": _taus(np.asarray(rows)) for (artefact, name), rows in scores.items()}
+
+
+def order_of_labels(source: QualitySource, *, samples: int) -> dict[str, dict[str, float]]:
+    """The same of the labels of the same images: what a network that were never wrong would reach in `order`.
+
+    Labels are those of the training: of a noise-free image the reference-noise twin's, a bound where FRC is censored.
+    """
+    classifier, rng = load_classifier(), np.random.default_rng((source.seed, 4))
+    scores: dict[tuple[str, str], list[list[float]]] = {(a, t): [] for a in ORDERED for t in TARGETS}
+    for artefact, ladder in _ladders(source, samples):
+        frc, _, mm = label(ladder, classifier, rng)
+        scores[artefact, "frc"].append([-float(value) for value in frc])
+        scores[artefact, "mm"].append([float(value) for value in mm])
+    return {f"{artefact} {name}": _taus(np.asarray(rows)) for (artefact, name), rows in scores.items()}
+
+
+def _ladders(source: QualitySource, samples: int) -> Iterator[tuple[str, list[Drawn]]]:
+    """Five images of each sample and artefact, from the least level to the worst; the same for the same source."""
     rng = np.random.default_rng((source.seed, 3))
     for clean in objects(source, samples):
         for artefact in ORDERED:
-            ladder = [
-                judge(to_counts(degrade(clean, artefact, rng, level=level, noise_free=artefact not in NOISES), rng))
-                for level in TABLE2_LEVELS
-            ]
-            for name in targets:
-                scores[artefact, name].append([Target(name).score(one) for one in ladder])
-    return {f"{artefact} {name}": _taus(np.asarray(rows)) for (artefact, name), rows in scores.items()}
+            yield artefact, [_rung(clean, artefact, level, rng) for level in TABLE2_LEVELS]
+
+
+def _rung(clean: NDArray[np.float32], artefact: str, level: float, rng: np.random.Generator) -> Drawn:
+    free, value = artefact not in NOISES, parameter(artefact, level)
+    counts = to_counts(degrade(clean, artefact, rng, level=level, noise_free=free), rng)
+    return Drawn(
+        counts, expected(scaled(clean), artefact, value), ARTEFACTS.index(artefact), level,
+        value if artefact == "blur" else 0.0, 0.0, noise_free=free, physical=False,
+    )  # fmt: skip
 
 
 def _taus(rows: NDArray[np.float64]) -> dict[str, float]:
@@ -147,22 +188,31 @@ def along_rows(judge: Judge, source: QualitySource, *, samples: int) -> dict[str
 
 
 def invariance(judge: Judge, source: QualitySource, *, images: int, targets: Sequence[str]) -> dict[str, float]:
-    """How far a score moves under the camera's gain and offset, in sd of the labels: mean and 95th percentile."""
+    """How far a score moves, in sd of the labels, mean and 95th percentile: by gain and offset, by one hot pixel."""
     chunk = quality_chunk(source, 0, images)
     found = {}
-    moved: dict[str, list[float]] = {name: [] for name in targets}
+    moved: dict[tuple[str, str], list[float]] = {(name, by): [] for name in targets for by in ("", "hot_")}
     for counts in chunk["counts"]:
         told = [judge(regained(counts, gain, offset)) for gain in GAINS for offset in OFFSETS]
+        pair = [judge(counts), judge(with_hot_pixel(counts))]
         for name in targets:
-            values = np.asarray([Target(name).said(one) for one in told])
-            values = values[np.isfinite(values)]
-            if values.size:
-                moved[name].append(float(np.abs(values - values[len(values) // 2]).max()))
-    for name in targets:
-        sd = float(np.std(chunk[name][~chunk["frc_censored"]]))
-        shift = np.asarray(moved[name]) / sd
-        found[f"{name}_mean"], found[f"{name}_p95"] = float(shift.mean()), float(np.percentile(shift, 95))
+            for by, said in (("", told), ("hot_", pair)):
+                values = np.asarray([Target(name).said(one) for one in said])
+                values = values[np.isfinite(values)]
+                if values.size:
+                    moved[name, by].append(float(np.abs(values - values[len(values) // 2]).max()))
+    for (name, by), shifts in moved.items():
+        shift = np.asarray(shifts) / float(np.std(chunk[name][~chunk["frc_censored"]]))
+        found[f"{name}_{by}mean"], found[f"{name}_{by}p95"] = float(shift.mean()), float(np.percentile(shift, 95))
     return found
+
+
+def with_hot_pixel(counts: Counts) -> NDArray[np.uint16]:
+    """The same frame with one pixel `HOT` times as far above its least pixel as its brightest is."""
+    low, high = int(counts.min()), int(counts.max())
+    hot = np.array(counts, dtype=np.uint16)
+    hot[counts.shape[0] // 3, counts.shape[1] // 3] = min(65535, low + round(HOT * (high - low)))
+    return hot
 
 
 def regained(counts: Counts, gain: float, offset: float) -> NDArray[np.uint16]:
@@ -180,6 +230,22 @@ def pairs_below(judge: Judge, clean: Iterable[Counts], bad: Iterable[Counts], ta
     poor = np.asarray([Target(target).score(judge(image)) for image in bad])
     below = np.nan_to_num(poor, nan=-np.inf)[None, :] < np.nan_to_num(good, nan=-np.inf)[:, None]
     return {"clean": len(good), "bad": len(poor), "below": float(below.mean()) if below.size else float("nan")}
+
+
+def label_judge() -> Judge:
+    """A judge that measures the labels: robust single-image FRC (its bound where censored), and the MM-style score."""
+    classifier = load_classifier()
+
+    def judge(image: Counts) -> Assessment:
+        frames = torch.from_numpy(image.astype(np.float32))[None]
+        with torch.inference_mode():
+            told = single_image_frc(frames, mode="robust")
+            mm = float(classifier.scores(frames, told)[0])
+        px = float(torch.where(told.censored, told.bound_px, told.resolution_px)[0])
+        px = COARSEST_PX if np.isnan(px) else min(px, COARSEST_PX)
+        return Assessment("labels", mm, float("nan"), detail={"frc_px": px, "mm": mm})
+
+    return judge
 
 
 def real_sets(fields: Path | None, stacks: Path | None) -> dict[str, tuple[list[Counts], list[Counts]]]:

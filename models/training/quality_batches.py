@@ -16,7 +16,7 @@ from parfocal.models.quality_net import PATCH_PX
 from parfocal.models.training.quality_recipe import scaled
 
 Chunk = Mapping[str, NDArray[Any]]
-KEYS = ("counts", "artefact", "frc", "frc_censored", "mm", "frc_rows", "frc_rows_censored", "mm_rows")
+KEYS = ("counts", "artefact", "level", "frc", "frc_censored", "mm", "frc_rows", "frc_rows_censored", "mm_rows")
 VIGNETTING = 5
 """Index of the one artefact that is of a whole frame: no part of such a frame shows it by itself."""
 
@@ -50,13 +50,15 @@ class ImageBuffer:
 class QualityBatch:
     """Scaled frames (n, 1, h, w) and, by target, z-scored labels (n, rows, columns) of the image each patch is from.
 
-    `censored` likewise, boolean; `artefact` (n,); `unmixed` (n,), whether a frame is all of one image and one level.
+    `censored` likewise, boolean; `artefact` and its `level` (n,); `unmixed` (n,), whether a frame is all of one image
+    and one level.
     """
 
     images: Tensor
     labels: Mapping[str, Tensor]
     censored: Mapping[str, Tensor]
     artefact: Tensor
+    level: Tensor
     unmixed: Tensor
 
 
@@ -84,7 +86,8 @@ def make_batch(
     censored = {target: spread(bound) for target, (_, bound) in known.items()}
     artefact = torch.from_numpy(drawn["artefact"].astype(np.int64)).to(device)
     one = torch.from_numpy(np.ptp(drawn["mm_rows"], axis=1) == 0).to(device)
-    batch = QualityBatch(images, z, censored, artefact, one)
+    level = torch.from_numpy(np.asarray(drawn["level"], dtype=np.float32)).to(device)
+    batch = QualityBatch(images, z, censored, artefact, level, one)
     count = int(rng.binomial(n, mixed)) if n > 1 else 0
     return _mix(batch, count, rng) if count else batch
 
@@ -121,7 +124,7 @@ def _mix(batch: QualityBatch, count: int, rng: np.random.Generator) -> QualityBa
 
     return QualityBatch(
         torch.where(pixel, images.roll(-1, 0), images), joined(batch.labels), joined(batch.censored), batch.artefact,
-        batch.unmixed & ~patch.flatten(1).any(dim=1),
+        batch.level, batch.unmixed & ~patch.flatten(1).any(dim=1),
     )  # fmt: skip
 
 

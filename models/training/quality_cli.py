@@ -27,7 +27,8 @@ def train_quality(argv: Sequence[str]) -> int:
         network=options.network, target=_target(options), scaling=options.scaling, mm_form=options.mm_form,
         chunks=options.chunks, chunk_images=options.images, passes=options.passes, batch=options.batch,
         patches=options.patches, learning_rate=options.learning_rate, mixed=options.mixed, graded=options.graded,
-        teachers=tuple(map(str, options.teacher)), seed=options.seed, size_px=options.size_px,
+        order=options.order, heads_only=options.heads_only, teachers=tuple(map(str, options.teacher)),
+        seed=options.seed, size_px=options.size_px,
         procedural=options.procedural, fields=str(options.fields) if options.fields else None,
         workers=options.workers, threads=options.threads, device=options.device, average=options.average,
         buffer_chunks=options.buffer_chunks, checkpoint_every=options.checkpoint_every,
@@ -59,7 +60,7 @@ def evaluate_quality(argv: Sequence[str]) -> int:
     from parfocal.models.training.quality_series import figure
     from parfocal.models.training.quality_tables import SHIPPED
 
-    found, text = _tables([peer_of(card) for card in options.card] or SHIPPED, options)
+    found, text = _tables(peers_of(options.card) or SHIPPED, options)
     if options.figure is not None:
         options.figure.write_text(figure(found.get("series", [])), encoding="utf-8")
     sys.stdout.write((json.dumps(found, indent=1) if options.json else text) + "\n")
@@ -76,6 +77,16 @@ def peer_of(card: Path) -> Peer:
     network = "paper" if held.architecture == "PaperQualityNet" else "student"
     target = "mm" if "mm" in targets else targets[0]
     return held.name, {"network": network, "target": target, "card": str(card)}, targets
+
+
+def peers_of(cards: Sequence[Path]) -> list[Peer]:
+    """Cards as rows of the tables; those that share a name with another are told by their folders as well."""
+    peers = [peer_of(card) for card in cards]
+    names = [name for name, _, _ in peers]
+    return [
+        (f"{card.resolve().parent.name}/{name}" if names.count(name) > 1 else name, options, targets)
+        for card, (name, options, targets) in zip(cards, peers, strict=True)
+    ]
 
 
 def _tables(peers: Sequence[Peer], options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -110,6 +121,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--average", type=float, default=0.995, help="of the moving average of the weights, a step")
     add("--mixed", type=float, default=0.25, help="share of the student's frames made of two")
     add("--graded", type=float, default=0.25, help="share of its blurred and noisy images that get worse downwards")
+    add("--order", type=float, default=1.0, help="weight of the order of a map's patches in the student's loss")
     add("--teacher", type=Path, action="append", default=[], help="card of a paper's network to imitate as well")
     add("--mm-form", choices=("logit", "probability"), default="logit")
     add("--scaling", choices=("fixed", "paper"), default="fixed", help="paper: least to greatest pixel, to compare")
@@ -118,6 +130,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=1)
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--start-from", type=Path, help="weights to go on from (safetensors, recipe.json beside them)")
+    add("--heads-only", action="store_true", help="with --start-from: leave the student's trunk as it is")
     add("--checkpoint-every", type=int, default=20, help="chunks")
     add("--validate-every", type=int, default=0, help="chunks; 0: only at the end")
     add("--validation-images", type=int, default=384)

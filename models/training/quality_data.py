@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit, logit
 from torch.nn.functional import interpolate
 
 from parfocal.models.artefacts import Classifier, load_classifier
 from parfocal.models.metrics.frc import single_image_frc
+from parfocal.models.quality_labels import LOGIT_CLIP
 from parfocal.models.quality_net import PATCH_PX
 from parfocal.models.training.degradations import (
     ARTEFACTS,
@@ -46,7 +48,7 @@ from parfocal.models.training.quality_camera import (
     to_counts,
     uneven,
 )
-from parfocal.models.training.quality_graded import GRADABLE, RUNGS, alike_throughout, graded
+from parfocal.models.training.quality_graded import GRADABLE, RUNGS, alike_throughout, along, graded
 
 FloatImage = NDArray[np.float32]
 Labels = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]
@@ -286,7 +288,7 @@ class QualitySynthesiser:
         found = graded(clean, artefact, rng)
         counts, *rungs = (to_counts(np.maximum(units, 0.0), rng) for units in (found.units, *found.rungs))
         return Drawn(
-            counts, found.units, ARTEFACTS.index(artefact), found.level, 0.0, 0.0, noise_free=False, physical=False,
+            counts, found.expected, ARTEFACTS.index(artefact), found.level, 0.0, 0.0, noise_free=False, physical=False,
             rungs=tuple(rung.astype(np.float32) for rung in rungs),
         )  # fmt: skip
 
@@ -365,7 +367,10 @@ def row_labels(drawn: list[Drawn], whole: Labels, rows: int, classifier: Classif
         if one.rungs:
             held, bounds, scores = _measure(list(one.rungs), classifier)
             held = np.minimum(np.where(np.isnan(held), coarsest, held), coarsest)
-            found["frc_rows"][index], found["mm_rows"][index] = np.interp(at, RUNGS, held), np.interp(at, RUNGS, scores)
+            found["frc_rows"][index] = along(at, held, rising=True)
+            # As logits, which is how they are learned: a probability falls too steeply for a straight line.
+            odds = logit(np.clip(scores.astype(np.float64), LOGIT_CLIP, 1.0 - LOGIT_CLIP))
+            found["mm_rows"][index] = expit(along(at, odds, rising=False))
             found["frc_rows_censored"][index] = np.interp(at, RUNGS, bounds.astype(np.float32)) > 0.0
     return found
 

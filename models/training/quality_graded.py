@@ -23,16 +23,17 @@ from parfocal.models.training.degradations import (
 
 FloatImage = NDArray[np.float32]
 GRADABLE = ("blur", *NOISES)
-RUNGS = (0.06, 0.35, 0.65, 0.94)
+RUNGS = (0.03, 0.2, 0.4, 0.6, 0.8, 0.97)
 """Where down an image its rungs stand: images of one level throughout, that of the row at this share of the height."""
 FROM_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class GradedImage:
-    """A graded image in the tables' units, its worst level, and its rungs; all (h, w), with noise."""
+    """A graded image in the tables' units, its worst level, and its rungs; all (h, w), with noise but `expected`."""
 
     units: FloatImage
+    expected: FloatImage
     level: float
     rungs: tuple[FloatImage, ...]
 
@@ -41,6 +42,16 @@ def alike_throughout(frc: NDArray[Any], censored: NDArray[Any], mm: NDArray[Any]
     """Labels (n, rows) of each row of patches, of n images that are no better anywhere than anywhere else."""
     names = ("frc_rows", "frc_rows_censored", "mm_rows")
     return {name: np.repeat(held[:, None], rows, axis=1) for name, held in zip(names, (frc, censored, mm), strict=True)}
+
+
+def along(at: NDArray[Any], rungs: NDArray[Any], *, rising: bool) -> NDArray[np.float64]:
+    """Labels at shares of the height, from those of the rungs: in between in proportion, and in order.
+
+    A label has noise of its own. Where two rungs contradict the order in which they were made, both give way alike.
+    """
+    values = np.asarray(rungs, dtype=np.float64) * (1.0 if rising else -1.0)
+    ordered = 0.5 * (np.maximum.accumulate(values) + np.minimum.accumulate(values[::-1])[::-1])
+    return np.asarray(np.interp(at, RUNGS, ordered if rising else -ordered))
 
 
 def graded(clean: FloatImage, artefact: str, rng: np.random.Generator) -> GradedImage:
@@ -73,9 +84,10 @@ def graded(clean: FloatImage, artefact: str, rng: np.random.Generator) -> Graded
     if artefact == "blur":
         noise = MixedNoise(floor, floor, floor)
         rungs = [noise.on(gaussian_blur(clean, sigma), rng) for sigma in at]
-        return GradedImage(noise.on(blur_by_row(clean, value), rng), level, tuple(rungs))
+        blurred = blur_by_row(clean, value)
+        return GradedImage(noise.on(blurred, rng), blurred, level, tuple(rungs))
     rungs = [noise_of(artefact, one).on(clean, rng) for one in at]
-    return GradedImage(_noisy(clean, artefact, value[:, None], rng), level, tuple(rungs))
+    return GradedImage(_noisy(clean, artefact, value[:, None], rng), clean, level, tuple(rungs))
 
 
 def _noisy(clean: FloatImage, artefact: str, value: FloatImage, rng: np.random.Generator) -> FloatImage:

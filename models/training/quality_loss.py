@@ -10,6 +10,11 @@ from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import QualityOutput, weighted_mean
 
 ARTEFACT_SHARE = 0.5
+REFERENCE = 0
+"""Index of the class that has no artefact."""
+ORDER_MARGIN = 0.5
+LEAST_ORDER = 1e-3
+"""Label sd: lines of patches that differ by more have an order, and should be apart by up to the margin."""
 VALUE_SHARE = 2.0
 """Of the error in probability, which spreads over half of 0..1 about, beside the error in logits."""
 
@@ -71,9 +76,49 @@ def frame_loss(
     return {"whole": whole, "patch": patch, "total": total}
 
 
-def artefact_loss(logits: Tensor, artefact: Tensor, unmixed: Tensor) -> Tensor:
-    """Cross-entropy of the artefact of the frames that have just one."""
-    return ARTEFACT_SHARE * _mean(functional.cross_entropy(logits, artefact, reduction="none"), unmixed)
+def order_loss(out: QualityOutput, label: Tensor, censored: Tensor, scale: LabelScale) -> Tensor:
+    """How far the lines of patches of a map are out of the order of their labels, along rows and along columns.
+
+    A map is read by comparing its parts, and where labels differ by less than their error the error alone does not
+    teach which part is worse. Every two lines of patches should differ by as much as their labels do, `ORDER_MARGIN` at
+    most; only what is missing counts. A line's value is what users see, the weighted mean of the values shown, in the
+    labels' units.
+
+    Parameters
+    ----------
+    out : QualityOutput
+        Of n frames.
+    label, censored : Tensor, shape (n, rows, columns)
+        Of each patch. Lines with a bound among their labels have no place in an order.
+    scale : LabelScale
+        What the labels are.
+    """
+    shown = scale.value(out.patch_quality)
+    missing, count = label.new_zeros(()), label.new_zeros(())
+    for dim in (1, 2):
+        weight = out.patch_weight.sum(dim=dim)
+        said = scale.z(scale.label((out.patch_weight * shown).sum(dim=dim) / weight))
+        known = label.mean(dim=dim)
+        sure = ~censored.any(dim=dim)
+        want = known[:, :, None] - known[:, None, :]
+        pairs = (want > LEAST_ORDER) & sure[:, :, None] & sure[:, None, :]
+        lack = torch.relu(want.clamp(max=ORDER_MARGIN) - (said[:, :, None] - said[:, None, :]))
+        missing, count = missing + (lack * pairs).sum(), count + pairs.sum()
+    return missing / count.clamp(min=1.0)
+
+
+def artefact_loss(logits: Tensor, artefact: Tensor, unmixed: Tensor, level: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the artefact of the frames that have just one.
+
+    With `level` (n,), below 0 down to -1 where an artefact is weaker than any of the paper's table and at last none,
+    such a frame counts as a reference by as much as it is weaker.
+    """
+    wanted = functional.one_hot(artefact, logits.shape[1]).to(logits.dtype)
+    if level is not None:
+        weaker = torch.where(artefact == REFERENCE, 0.0, (-level).clamp(0.0, 1.0)).to(logits.dtype)[:, None]
+        none = functional.one_hot(torch.full_like(artefact, REFERENCE), logits.shape[1])
+        wanted = (1.0 - weaker) * wanted + weaker * none
+    return ARTEFACT_SHARE * _mean(functional.cross_entropy(logits, wanted, reduction="none"), unmixed)
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

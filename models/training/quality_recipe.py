@@ -43,6 +43,11 @@ class QualityRecipe:
         Share of the student's frames that are made of two, patch by patch labelled: what is learned is local.
     graded : float
         Share of the student's blurred and noisy images that get worse from top to bottom, likewise labelled by patch.
+    order : float
+        Weight of the order of a graded or mixed frame's patches in the student's loss, see `quality_loss.order_loss`.
+    heads_only : bool
+        Leave the student's trunk as it is, which takes `start_from`: a step costs a third, and what is learned anew is
+        how patches and frames are judged from the same features.
     teachers : tuple of str
         Cards of the paper's network whose patches the student imitates besides its labels.
     procedural : int
@@ -68,6 +73,8 @@ class QualityRecipe:
     average: float = 0.995
     mixed: float = 0.25
     graded: float = 0.25
+    order: float = 1.0
+    heads_only: bool = False
     teachers: tuple[str, ...] = ()
     teacher_share: float = 0.5
     seed: int = 1
@@ -95,6 +102,8 @@ class QualityRecipe:
             return f"target {self.target!r} is none of 'frc', 'mm', 'both'"
         if self.network == "paper" and (self.target == "both" or self.teachers):
             return "the paper's network has one output: choose target 'frc' or 'mm', and no teacher"
+        if self.heads_only and (self.network != "student" or not self.start_from):
+            return "heads alone can only be trained on the trunk of a student to start from"
         if self.scaling not in ("fixed", "paper"):
             return f"scaling {self.scaling!r} is neither 'fixed' nor 'paper'"
         if self.mm_form not in FORMS["mm"]:
@@ -104,6 +113,8 @@ class QualityRecipe:
         for name in ("mixed", "graded"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 return f"{name} {getattr(self, name)} is no share"
+        if not 0.0 <= self.order < float("inf"):
+            return f"order {self.order} is no weight"
         counts = (self.chunks, self.chunk_images, self.patches, self.buffer_chunks, self.label_chunks)
         if min(*counts, self.batch or 1) < 1 or self.passes <= 0:
             return "chunks, images, patches, batch and passes must be positive"

@@ -10,12 +10,15 @@ from parfocal.models import make_model
 from parfocal.models.training.degradations import ARTEFACTS
 from parfocal.models.training.evaluate_quality import (
     TARGETS,
+    Counts,
     Judge,
     agreement,
     along_rows,
     held_out,
     invariance,
+    label_judge,
     order,
+    order_of_labels,
     pairs_below,
     real_sets,
 )
@@ -23,6 +26,7 @@ from parfocal.models.training.quality_series import quality_series
 
 Peers = Mapping[str, tuple[Judge, tuple[str, ...]]]
 """By name: what judges an image, and the targets it answers."""
+RealSets = Mapping[str, tuple[list[Counts], list[Counts]]]
 
 
 def tables(
@@ -44,14 +48,21 @@ def tables(
         found["order"][name] = order(judge, source, samples=samples, targets=targets)
         found["rows"][name] = along_rows(judge, held_out(fields, seed=seed, size_px=512), samples=max(4, samples // 3))
         found["invariance"][name] = invariance(judge, source, images=samples, targets=targets)
-        found["real"][name] = {
-            f"{kind}, {target}": pairs_below(judge, clean, bad, target)
-            for kind, (clean, bad) in sets.items()
-            for target in targets
-        }
+        found["real"][name] = _pairs(judge, sets, targets)
+    found["order"]["the labels"] = order_of_labels(source, samples=samples)
+    if sets:
+        found["real"]["the labels"] = _pairs(label_judge(), sets, TARGETS)
     if stacks is not None and (stacks / "truth.csv").exists():
         found["series"] = quality_series(peers, stacks)
     return found
+
+
+def _pairs(judge: Judge, sets: RealSets, targets: Sequence[str]) -> dict[str, dict[str, float]]:
+    return {
+        f"{kind}, {target}": pairs_below(judge, clean, bad, target)
+        for kind, (clean, bad) in sets.items()
+        for target in targets
+    }
 
 
 def model_peers(networks: Sequence[tuple[str, Mapping[str, Any], tuple[str, ...]]]) -> Peers:
@@ -86,9 +97,10 @@ def render(found: Mapping[str, Any]) -> str:
     ])  # fmt: skip
     lines += ["", "### Patches of images that get worse downwards, Spearman with the row", ""]
     lines += _table(("network", "blur", "noise"), [(name, r["blur"], r["noise"]) for name, r in found["rows"].items()])
-    lines += ["", "### Shift under gain 0.5-2 and offset 0-500, label sd", ""]
-    lines += _table(("network", "score", "mean", "95th percentile"), [
-        (name, target, row[f"{target}_mean"], row[f"{target}_p95"])
+    lines += ["", "### Shift under gain 0.5-2 and offset 0-500, and by one hot pixel, label sd", ""]
+    moved = ("network", "score", "mean", "95th percentile", "hot pixel, mean", "hot pixel, 95th percentile")
+    lines += _table(moved, [
+        (name, target, *(row[f"{target}_{what}"] for what in ("mean", "p95", "hot_mean", "hot_p95")))
         for name, row in found["invariance"].items() for target in TARGETS if f"{target}_mean" in row
     ])  # fmt: skip
     lines += ["", "### Real bad images below real clean ones, share of pairs", ""]

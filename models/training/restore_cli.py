@@ -15,18 +15,18 @@ from parfocal import UsageError
 from parfocal.models.restore import METHODS
 from parfocal.models.training.arguments import count, need_file, need_folder
 
-TRAINED = ("unet", "comi")
+TRAINED = ("unet", "comi", "kinds")
 
 
 def train_restore(argv: Sequence[str]) -> int:
-    """Train a network that restores, from seeds; weights, recipe and card go to ``--out``."""
+    """Train a network that restores, or the judge of kinds of the gate; weights, recipe and card go to ``--out``."""
     options = _train_parser().parse_args(list(argv))
     need_folder("--fields", options.fields)
     need_file("--start-from", options.start_from)
     need_file("--vgg19", options.vgg19)
     if options.out.exists() and not options.out.is_dir():
         raise UsageError(f"--out {options.out}: is no folder")
-    return _train_comi(options) if options.method == "comi" else _train_unet(options)
+    return {"unet": _train_unet, "comi": _train_comi, "kinds": _train_kinds}[str(options.method)](options)
 
 
 def evaluate_restore(argv: Sequence[str]) -> int:
@@ -88,6 +88,14 @@ def _train_comi(options: argparse.Namespace) -> int:
     network = train(recipe, options.out)
     publish_comi(network, recipe, options.out, read_progress(options.out).seconds, _machine(device.type))
     sys.stdout.write(f"{options.out / 'restore_comi.json'}\n")
+    return 0
+
+
+def _train_kinds(options: argparse.Namespace) -> int:
+    from parfocal.models.training.restore_kinds import KindRecipe, publish_kinds
+
+    publish_kinds(_recipe(KindRecipe, options), options.out)
+    sys.stdout.write(f"{options.out / 'restore_kinds.json'}\n")
     return 0
 
 
@@ -155,6 +163,9 @@ def _train_parser() -> argparse.ArgumentParser:
     comi.add_argument("--blocks", type=count)
     comi.add_argument("--vgg19", type=Path, help="VGG-19 weights for the content loss, instead of our own features")
     comi.add_argument("--precision", choices=("bfloat16", "float32"))
+    kinds = parser.add_argument_group("--method kinds: which frames the gate refuses by their look")
+    kinds.add_argument("--frames", type=count, help="drawn, of every kind, from training fields")
+    kinds.add_argument("--validation", type=count, help="drawn from validation fields, for the limit")
     return parser
 
 

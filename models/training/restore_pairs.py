@@ -40,7 +40,7 @@ class PairMaker:
         self.bank = bank
         self.size_px = size_px
         self.rng = np.random.default_rng(seed)
-        self._blurrer = Blurrer(size_px + 2 * MARGIN_PX)
+        self.blurrer = Blurrer(size_px + 2 * MARGIN_PX)
 
     def pairs(self, count: int) -> list[Pair]:
         """One scene, exposed `count` times with other light and camera."""
@@ -74,17 +74,21 @@ class PairMaker:
 
     def _images(self, scene: Scene) -> tuple[FloatImage, FloatImage]:
         """In and out of focus, through the same optics."""
-        rng, canvas = self.rng, self._blurrer.canvas_px
+        rng, canvas = self.rng, self.blurrer.canvas_px
         specimen = self.bank.sample(canvas, rng)[1]
         if rng.random() < 0.2:
             specimen = specimen + float(rng.uniform(0.1, 1.0)) * self.bank.sample(canvas, rng)[1]
         if rng.random() < 0.15:
             specimen = specimen + float(rng.uniform(0.0, 1.0)) * _haze(specimen)
+        return self.imaged(scene, specimen)
+
+    def imaged(self, scene: Scene, specimen: FloatImage) -> tuple[FloatImage, FloatImage]:
+        """Images of a specimen on the canvas in and out of focus, without the margins."""
         spectrum = np.fft.rfft2(specimen)
         inner = slice(MARGIN_PX, MARGIN_PX + self.size_px)
         out = []
         for defocus in (0.0, scene.defocus_um):
-            image = np.fft.irfft2(spectrum * self._blurrer.transfer(scene, defocus), s=specimen.shape)
+            image = np.fft.irfft2(spectrum * self.blurrer.transfer(scene, defocus), s=specimen.shape)
             out.append(np.maximum(image, 0.0).astype(np.float32)[inner, inner])
         return out[0], out[1]
 

@@ -24,7 +24,7 @@ from parfocal.models.quality_net import WEIGHT_FLOOR, PaperQualityNet
 from parfocal.models.quality_student import StudentQualityNet, outputs
 from parfocal.models.training.fields import Split
 from parfocal.models.training.quality_batches import Chunk, ImageBuffer, QualityBatch, make_batch, random_patches
-from parfocal.models.training.quality_loss import artefact_loss, frame_loss, paper_loss
+from parfocal.models.training.quality_loss import artefact_loss, frame_loss, order_loss, paper_loss
 from parfocal.models.training.quality_measures import measure
 from parfocal.models.training.quality_recipe import QualityRecipe, pick_device, scaled
 from parfocal.models.training.quality_teacher import Teacher
@@ -134,6 +134,8 @@ class QualityJob:
             network.load_state_dict(load_file(recipe.start_from))
             self.labels = read_labels(Path(recipe.start_from).with_name("recipe.json"), recipe)
         self.network = network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if recipe.heads_only and isinstance(self.network, StudentQualityNet):
+            self.network.stages.requires_grad_(requires_grad=False).eval()
         average = torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
         self.averaged = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
         self.optimiser = torch.optim.AdamW(
@@ -183,12 +185,13 @@ class QualityJob:
         maps, logits = self.network(batch.images.contiguous(memory_format=torch.channels_last))
         said = outputs(maps.float(), logits.float())
         parts: dict[str, Tensor] = {}
-        total = artefact_loss(logits.float(), batch.artefact, batch.unmixed)
+        total = artefact_loss(logits.float(), batch.artefact, batch.unmixed, batch.level)
         parts["artefact"] = total
         for target, label in batch.labels.items():
             found = frame_loss(said[target], label, batch.censored[target], batch.unmixed, self.labels[target])
             parts |= {f"{target}_whole": found["whole"], f"{target}_patch": found["patch"]}
-            total = total + found["total"]
+            parts[f"{target}_order"] = order_loss(said[target], label, batch.censored[target], self.labels[target])
+            total = total + found["total"] + self.recipe.order * parts[f"{target}_order"]
         for teacher in self.teachers:
             taught = teacher.lesson(batch.images, self.labels)
             answer = said[teacher.target].patch_quality[: len(taught)]

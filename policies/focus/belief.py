@@ -128,6 +128,7 @@ class _Memory:
     signed: bool = False
     confirmed: bool = False
     noise: float = SEARCH_NOISE
+    upper_apart_um: float = math.nan
     seen_um: list[float] = field(default_factory=list)
     said: list[float] = field(default_factory=list)
     said_z_um: float = math.nan
@@ -235,8 +236,11 @@ class BeliefPolicy:
             centre = float(grid.marginal() @ grid.z_um)
             if abs(centre - grid.middle_um) > 0.25 * self._window:
                 grid.resize(centre - self._window, centre + self._window)
-            m.against = m.against + 1 if grid.fits(z, look) < 0.5 else 0
-            if m.against >= o.lost_after:
+            near = self._near_focus(grid, look, z)
+            m.against = m.against + 1 if grid.fits(z, near) < 0.5 else 0
+            if m.against < o.lost_after:
+                look = near
+            else:
                 grid = self._lose(grid, 0.9)
         self._note_noise(look, z)
         if not m.against:
@@ -249,6 +253,17 @@ class BeliefPolicy:
         m.since_cross += 1
         if m.good_frames >= 10:
             m.search_frames = 0
+
+    def _near_focus(self, grid: FocusGrid, look: Look, z: float) -> Look:
+        """Count from the upper end while tracking, on from where the median was at the first frame that fitted."""
+        m = self._m
+        if look.upper is None:
+            return look
+        if math.isnan(m.upper_apart_um):
+            if grid.fits(z, look) < 0.5:
+                return look
+            m.upper_apart_um = look.upper - look.value
+        return look.from_above(m.upper_apart_um)
 
     def _note_noise(self, look: Look, z: float) -> None:
         """What differs between frames in a row at one place belongs neither to the field nor, if bent, to the drift."""
@@ -341,7 +356,7 @@ class BeliefPolicy:
         if abs(target - m.z_um) <= o.max_step_um:
             # What is to be confirmed first is that the focus is there, before a step across asks on which side.
             m.state, m.good_frames, m.crossed_s, m.noise = "track", 0, m.time_s, TRACK_NOISE
-            m.confirmed = False
+            m.confirmed, m.upper_apart_um = False, math.nan
             if self._grid is not None:
                 lower, upper = target - self._window, target + self._window
                 self._grid = self._grid.resampled(lower, upper, TRACK_STEP_DOF * self.dof, TRACK_RATES)

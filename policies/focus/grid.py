@@ -240,7 +240,8 @@ class FocusGrid:
         squares = judged.second
         squares += moved[first] * moved[second]
         squares -= judged.mean[first] * judged.mean[second] + gain[first] * judged.spread[second]
-        new = (self.moments[0] * (whole * said.side(judged.defocus_um)) ** news).astype(np.float32)
+        likelihood = whole * said.side(judged.defocus_um)
+        new = (self.moments[0] * (likelihood if news == 1.0 else likelihood**news)).astype(np.float32)
         total = float(new.sum())
         if not total > 0.0:
             # Nothing that was thought possible explains this frame.
@@ -273,7 +274,9 @@ class FocusGrid:
         spread -= mean * expected
         variance = np.maximum(np.einsum("krz,krz->rz", spread, at), 0.0) + said.scatter(defocus).astype(np.float32)
         miss = said.error(defocus).astype(np.float32) - expected
-        fits = (1.0 + miss * miss / (_STUDENT * variance)) ** (-0.5 * (_STUDENT + 1.0)) / np.sqrt(variance)
+        # Student's t: (1 + miss^2 / (4 variance))^(-5/2) / sd, spelled out because a power costs ten times as much.
+        tail = 1.0 + miss * miss / (_STUDENT * variance)
+        fits = 1.0 / (tail * tail * np.sqrt(tail * variance))
         judged = _Judged(defocus, mean, second, spread, variance, miss, (1.0 - said.floor) * fits)
         self._last = self.moments, z_um, said, judged
         return judged
@@ -362,27 +365,31 @@ class FocusGrid:
         """Return the same belief on another grid; what lies outside of it is forgotten."""
         other = FocusGrid(lower_um, upper_um, step_um, self.drift, self.bias, rates)
         other.pending_s, other.aged_min, other.looked_um = self.pending_s, self.aged_min, self.looked_um
-        # Within a row the density is linear between cells; between rows the share of the prior is.
-        moments = np.empty((len(self.moments), len(self.chain.rates), other.count))
+        # Within a row the density is linear between cells; between rows the share of the prior is. Where nothing is
+        # known stays empty, and is most of a wide grid.
+        reach = np.array([self.offsets.min() - self.step, self.offsets.max() + self.step * self.count])
+        first, last = np.clip((self.origin + reach - other.origin) / other.step + [0.0, 1.0], 0, other.count).astype(
+            int
+        )
+        z = other.z_um[first:last]
+        moments = np.empty((len(self.moments), len(self.chain.rates), len(z)))
         for row, offset in enumerate(self.offsets):
-            place = (other.z_um - self.origin - offset) / self.step
+            place = (z - self.origin - offset) / self.step
             whole = np.floor(place).astype(int)
             part = place - whole
-            low = np.where(
-                (whole >= 0) & (whole < self.count), self.moments[:, row, np.clip(whole, 0, self.count - 1)], 0.0
-            )
             next_ = whole + 1
-            high = np.where(
-                (next_ >= 0) & (next_ < self.count), self.moments[:, row, np.clip(next_, 0, self.count - 1)], 0.0
-            )
-            moments[:, row] = (1.0 - part) * low + part * high
+            low = (whole >= 0) & (whole < self.count)
+            moments[:, row] = (1.0 - part) * np.where(low, self.moments[:, row, np.clip(whole, 0, self.count - 1)], 0.0)
+            high = (next_ >= 0) & (next_ < self.count)
+            moments[:, row] += part * np.where(high, self.moments[:, row, np.clip(next_, 0, self.count - 1)], 0.0)
         weights = np.array(
             [np.interp(other.chain.rates, self.chain.rates, unit) for unit in np.eye(len(self.chain.rates))]
         ).T
         moments = np.matmul(weights * other.chain.prior[:, None] / self.chain.prior[None, :], moments)
         total = float(moments[0].sum())
         if total > 0.0:
-            other.moments = (moments / total).astype(np.float32)
+            other.moments = np.zeros((*moments.shape[:2], other.count), dtype=np.float32)
+            other.moments[..., first:last] = moments / total
         return other
 
     def checkpoint(self) -> dict[str, Any]:

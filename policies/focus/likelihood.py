@@ -33,6 +33,8 @@ class Look:
         30 um" does not deny 40.
     value, spread : float
         The number said, and how far off it may be.
+    upper : float, optional
+        What |defocus| is below with 84 %, where the number is its median.
     mean, sd : ndarray, shape (n,), optional
         What a measured response expects at `defocus_um`; otherwise the number is |defocus| itself, with `spread`.
     dof_um : float
@@ -55,11 +57,20 @@ class Look:
     signed: bool = False
     floor: float = 0.02
     noise: float = 0.2
+    upper: float | None = None
 
     def __call__(self, defocus_um: Vector) -> Vector:
         """Density at ascending defocus."""
         values: Vector = np.interp(defocus_um, self.defocus_um, self.density)
         return values
+
+    def from_above(self, apart_um: float) -> Look:
+        """Let the upper end of what the model holds possible, less `apart_um`, be the number.
+
+        Below `UNTOLD_DOF` no blur is to be seen, and what is held possible reaches from none to there, whatever the
+        defocus. Its median is half of it; its upper end moves first when a blur begins to show.
+        """
+        return self if self.upper is None else replace(self, value=self.upper - apart_um)
 
     @property
     def wild(self) -> float:
@@ -178,13 +189,13 @@ def _from_distribution(model: str, distribution: Distribution, dof_um: float) ->
     density = mass / widths / total if total > 1e-12 else mass
     if not 1e-12 < total < _ABSURD_UM or not np.isfinite(density).all():
         return f"{model} gave a distribution without any probability"
-    value, spread = _folded(grid, mass / total)
+    value, spread, upper = _folded(grid, mass / total)
     spread = max(spread, LEAST_SPREAD_DOF * dof_um)
-    return Look(grid, density, value, spread, dof_um, signed=distribution.signed)
+    return Look(grid, density, value, spread, dof_um, signed=distribution.signed, upper=upper)
 
 
-def _folded(grid: Vector, mass: Vector) -> tuple[float, float]:
-    """Median of |defocus|, and half the width of its middle 68 %."""
+def _folded(grid: Vector, mass: Vector) -> tuple[float, float, float]:
+    """Median of |defocus|, half the width of its middle 68 %, and the upper end of that."""
     distance = np.abs(grid)
     order = np.argsort(distance, kind="stable")
     at = distance[order]
@@ -192,7 +203,7 @@ def _folded(grid: Vector, mass: Vector) -> tuple[float, float]:
     edges = np.concatenate([[0.0], 0.5 * (at[1:] + at[:-1]), at[-1:]])
     share = np.concatenate([[0.0], np.cumsum(mass[order])])
     lower, middle, upper = np.interp([0.16, 0.5, 0.84], share, edges)
-    return float(middle), 0.5 * float(upper - lower)
+    return float(middle), 0.5 * float(upper - lower), float(upper)
 
 
 def _from_value(assessment: Assessment, dof_um: float) -> Look | str:

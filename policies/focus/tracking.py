@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from parfocal.policies.focus.grid import Estimate, FocusGrid, Vector, windowed
-from parfocal.policies.focus.looks import information, sample_belief
+from parfocal.policies.focus.looks import information, most_information, sample_belief
 from parfocal.policies.focus.response import Response
 
 # How far beyond the next frame staying in the field is looked after.
 _AHEAD_S = (0.0, 10.0)
 _HORIZON_MIN = 1.0
+# To lie ahead of a drift tells more later; of the probability of being in the field at the next frame it costs this.
+_COST_OF_LEAD = 0.01
 # The less sure of the field, the more a look's information is worth: nats to probability.
 _WORTH_OF_NAT = 2.0
 
@@ -96,18 +98,23 @@ def correction(
     places = np.concatenate([[now_um], middle + np.arange(-4, 5) * 0.125 * dof])
     half = max(1, round(0.5 * dof / grid.step))
     inside = np.zeros(len(places))
-    foci = places
-    for ahead in _AHEAD_S:
-        z, share = grid.ahead(estimate.mean_um, 3.0 * dof, wait_s + ahead)
+    coming = [grid.ahead(estimate.mean_um, 3.0 * dof, wait_s + ahead) for ahead in _AHEAD_S]
+    for z, share in coming:
         inside += np.interp(places, z, windowed(share, half)) / len(_AHEAD_S)
-        foci = sample_belief(z, share, 48) if ahead == 0.0 else foci
+    z, share = coming[0]
     worth = inside
     doubt = _WORTH_OF_NAT * (1.0 - float(inside.max()))
     if doubt > 0.02:
-        worth = inside + doubt * news(places) * information(places, foci, response)
+        foci, new = sample_belief(z, share, 48), doubt * news(places)
+        if float((inside + new * most_information(places, foci, response)).max()) - inside[0] <= tracking.gain:
+            return None
+        worth = inside + new * information(places, foci, response)
     best = int(np.argmax(worth))
     if worth[best] - worth[0] <= tracking.gain:
         return None
-    target, led = float(places[best]), led_z(estimate, wait_s, tracking)
+    target = float(places[best])
+    steps = np.linspace(target, led_z(estimate, wait_s, tracking), 9)
+    likely = np.interp(steps, z, windowed(share, half))
+    led = float(steps[np.flatnonzero(likely >= likely.max() - _COST_OF_LEAD)[-1]])
     further = (led - now_um) * (target - now_um) > 0.0 and abs(led - now_um) > abs(target - now_um)
     return Correction(led if further else target, False)

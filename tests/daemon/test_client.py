@@ -289,6 +289,10 @@ def test_a_notebook_shows_a_table_and_nothing_can_be_smuggled_into_it(live: Live
         assert "SIMULATED" in shown
         json.dumps(scope.status().to_json(), allow_nan=False)
         assert scope.status()._repr_html_().startswith("<table>")
+        shown = str(scope.status()).splitlines()
+        assert shown[0].split() == ["state", scope.status().state]
+        assert max(map(len, shown)) < 200, "lines for a person, not the fields of everything"
+        assert repr(scope.status()).startswith("state ")
 
 
 SCRIPT = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from daemon_doubles import Bench, Follow, Reader
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parfocal.daemon import controls
 from parfocal.daemon.choice import PolicyChoice
 from parfocal.daemon.compose import build
 from parfocal.daemon.config import load_config
@@ -313,6 +315,17 @@ def test_whatever_is_asked_for_the_limits_stay_inside_those_of_the_beginning(ask
 # -- one frame while paused --------------------------------------------------------------------------------------------
 
 
+def once_paused(caller: Caller, then: Callable[[], None]) -> None:
+    """Do something as soon as the session has paused, however busy the machine is."""
+
+    def wait() -> None:
+        while caller.loop is None or caller.loop.state.state.value != "paused":
+            time.sleep(0.01)
+        then()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def paused(make_loop: LoopMaker, *then: tuple[str, dict[str, Any]], **keywords: Any) -> tuple[Caller, Any]:
     """Pause at the third frame, give orders one after the other, resume."""
     caller, waiting = Caller((3, "pause", {"reason": "look"})), list(then)
@@ -327,7 +340,7 @@ def paused(make_loop: LoopMaker, *then: tuple[str, dict[str, Any]], **keywords: 
         done = (lambda said: caller.answers.append(("resume", said))) if command == "resume" else after
         caller.loop.orders.submit(Order("ann", "operate", command, arguments, done))
 
-    threading.Timer(0.3, following).start()
+    once_paused(caller, following)
     summary = run(
         make_loop, caller, "session.max_frames=40", microscope=keywords.pop("microscope", None)
         or Bench(ServingClock(), exposure_ms=1), **keywords,
@@ -388,7 +401,7 @@ def test_a_camera_or_scorer_that_fails_at_it_is_said_and_the_session_goes_on(mak
         assert caller.loop is not None
         caller.loop.orders.submit(Order("ann", "operate", "snap", {}, answered))
 
-    threading.Timer(0.3, lambda: snap(lambda: snap(lambda: caller.give("resume")))).start()
+    once_paused(caller, lambda: snap(lambda: snap(lambda: caller.give("resume"))))
     summary = run(make_loop, caller, "session.max_frames=40", microscope=bench, scorer=Reader(fault=broken))
     assert [(answer.accepted, answer.reason) for answer in said] == [(False, "no frame"), (False, "the process died")]
     assert summary.outcome == "done"
@@ -480,6 +493,31 @@ def test_a_narrower_limit_reaches_the_policy_which_goes_on_where_it_was(make_loo
     assert made[-1].options == {"upper_um": 20.0}
     assert made[-1].restored == {"told": 5}
     assert records(caller.loop, "policy")[-1]["continues"] is True
+
+
+def test_a_policy_that_is_quickly_made_is_not_handed_to_a_thread_for_a_limit(
+    make_loop: LoopMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handing it there and back takes longer; an option may change how long it takes, so that always goes there."""
+    threads: list[bool] = []
+    plain = Opinionated.__init__
+
+    def noted(self: Any, name: str, options: dict[str, Any]) -> None:
+        plain(self, name, options)
+        threads.append(threading.current_thread() is threading.main_thread())
+
+    monkeypatch.setattr(Opinionated, "__init__", noted)
+    orders = (
+        (2, "set_limit", {"parameter": "z_um", "bound": "upper", "value": 30.0}),
+        (3, "set_limit", {"parameter": "z_um", "bound": "upper", "value": 20.0}),
+        (4, "set_option", {"option": "pace", "value": 3}),
+    )
+    for brief_s, where in ((60.0, [False, True, False]), (0.0, [False, False, False])):
+        threads.clear()
+        monkeypatch.setattr(controls, "BRIEF_S", brief_s)
+        made = run_chosen(make_loop, tmp_path, Caller(*orders))
+        assert threads[-3:] == where
+        assert made[-1].options == {"upper_um": 20.0, "pace": 3}
 
 
 def test_before_the_first_decision_the_choice_is_just_another(make_loop: LoopMaker, tmp_path: Path) -> None:

@@ -300,6 +300,41 @@ def test_a_silent_loop_loses_its_lease_and_the_owner_makes_safe_by_itself(make_l
     assert_safe(bench, loop)  # which woke up late, and sent nothing any more
 
 
+def test_a_silent_loop_is_noticed_between_two_beats_too(make_loop: LoopMaker) -> None:
+    """A frame an hour is no reason to leave the light on for an hour."""
+    bench = Bench(ServingClock(), exposure_ms=1)
+    was: list[float] = []
+
+    def sleepy(step: Step) -> None:
+        deadline = time.monotonic() + 30.0
+        while bench.values["excitation_power"] > 0 and time.monotonic() < deadline:
+            time.sleep(0.01)  # the event loop is blocked
+        was.append(bench.values["excitation_power"])
+
+    settings = ["start={excitation_power: 5}", "microscope.interval_ms=3600000", "limits.beam_lease_s=0.5"]
+    loop = make_loop(bench, *settings, policy=forever(), listeners=[sleepy])
+    result = run(loop)
+    assert was == [0.0]
+    assert isinstance(result, Summary)
+    assert (result.outcome, result.exit_code) == ("tripped", 5)
+    assert bench.log.count(("snap",)) == 1, "no frame was taken by a light that nobody watched"
+    assert_safe(bench, loop)
+
+
+@pytest.mark.parametrize(("interval_ms", "exposure_ms"), [(700, 1), (0, 700)], ids=["beats", "exposures"])
+def test_a_loop_that_waits_longer_than_its_lease_for_a_frame_is_alive(
+    make_loop: LoopMaker, interval_ms: int, exposure_ms: int
+) -> None:
+    bench = Bench(ServingClock(), exposure_ms=exposure_ms)
+    loop = make_loop(
+        bench, "start={excitation_power: 5}", "session.max_frames=3", "limits.beam_lease_s=0.4",
+        f"microscope.interval_ms={interval_ms}", policy=Follow(within_um=1e9),
+    )  # fmt: skip
+    result = run(loop)
+    assert isinstance(result, Summary)
+    assert (result.outcome, result.frames) == ("done", 3), result.error
+
+
 def test_a_slow_scorer_is_no_silent_loop(make_loop: LoopMaker) -> None:
     bench = Bench(ServingClock(), exposure_ms=10)
     loop = make_loop(

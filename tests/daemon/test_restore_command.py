@@ -146,6 +146,26 @@ REFUSED = {
 }
 
 
+def test_an_aberration_is_told_by_the_person_or_by_the_configuration(invoke: Invoke, tmp_path: Path) -> None:
+    aberrated = Optics(zernike_waves={(4, 0): 0.12})
+    specimen = make_specimen("nuclei", (128, 128), pixel_um=0.325, seed=0)
+    image, focused = (2000.0 * Imager(aberrated, (128, 128)).image(specimen, z) for z in (FAR_UM, 0.0))
+    save(tmp_path / "raw/a.tif", np.random.default_rng(0).poisson(100.0 + image).astype(np.uint16))
+    (tmp_path / "scope.yaml").write_text(
+        "microscope: {driver: simulated}\nscoring: {options: {defocus: {spherical_waves: 0.12, threads: 1}}}\n"
+    )
+    errors = {}
+    for out, more in {"none": (), "told": ("--spherical-waves", "0.12"), "file": ("--config", "scope.yaml"),
+                      "wrong": ("--config", "scope.yaml", "--spherical-waves", "-0.12")}.items():  # fmt: skip
+        invoke("raw", "--out", out, *TOLD, *more)
+        (plane,) = record_of(tmp_path / out / "a.tif.restored-wiener.json")["images"][0]["planes"]
+        said = 0.12 if out != "wrong" else -0.12
+        assert plane["psf"]["optics"]["zernike_waves"] == ({} if out == "none" else {"4,0": said})
+        errors[out] = error_of(tifffile.imread(tmp_path / out / "a.tif.restored-wiener.ome.tif")[1], 100.0 + focused)
+    assert errors["told"] == errors["file"] < 0.97 * errors["none"]
+    assert errors["told"] < 0.97 * errors["wrong"]
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_cannot_be_restored_is_refused_and_written_as_it_is(invoke: Invoke, tmp_path: Path, kind: str) -> None:
     image, words = REFUSED[kind]

@@ -334,8 +334,3 @@ def test_the_end_does_not_wait_for_a_process_that_hangs(bench: Bench) -> None:
     preview.close()
     preview.prepare({"key": "restored", "value": "unet"}).commit()  # too late: nothing starts any more
     assert len(bench.processes) == 1
-
-
-def test_a_calibrated_aberration_goes_along() -> None:
-    optics = module._optics({**OPTICS, "spherical_waves": 0.08, "depth_um": 30.0}, 0.2)
-    assert (optics.zernike_waves, optics.depth_um, optics.pixel_um) == ({(4, 0): 0.08}, 0.0, 0.2)

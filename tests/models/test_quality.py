@@ -121,7 +121,20 @@ def test_read_only_frames_of_any_shape_are_taken(model: QualityModel) -> None:
     image.flags.writeable = False
     patches = say(model, image).patch_map
     assert patches is not None
-    assert patches.value.shape == (1, 4)
+    assert patches.value.shape == (2, 5)
+
+
+def test_the_map_reaches_the_far_edges_of_a_frame_that_is_no_multiple_of_a_patch(model: QualityModel) -> None:
+    image = frame((150, 200))
+    spoiled = image.copy()
+    spoiled[:, 195:] = np.random.default_rng(1).permutation(spoiled[:, 195:].ravel()).reshape(150, 5)
+    one, two = say(model, image), say(model, spoiled)
+    assert one.patch_map is not None
+    assert two.patch_map is not None
+    assert one.patch_map.value.shape == (5, 7)
+    changed = np.abs(two.patch_map.value - one.patch_map.value).max(axis=0)
+    assert changed[-1] == changed.max() > 0  # of all columns of patches the last, which alone can see it whole
+    assert one.value != two.value
 
 
 def test_the_answer_does_not_depend_on_the_neighbours(model: QualityModel) -> None:

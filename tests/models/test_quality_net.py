@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from parfocal.models.quality_net import (
     PARAMETERS,
@@ -10,6 +12,7 @@ from parfocal.models.quality_net import (
     FoldedPaperNet,
     PaperQualityNet,
     QualityOutput,
+    covering,
     gathered,
     patches_of,
     weighted_mean,
@@ -52,6 +55,32 @@ def test_what_does_not_fill_a_patch_is_left_out(network: PaperQualityNet) -> Non
     images = torch.rand(1, 1, 95, 65)
     cut = network.frames(images[:, :, :64, :64])
     assert torch.allclose(network.frames(images).score, cut.score)
+
+
+@given(st.integers(32, 130), st.integers(32, 130))
+def test_covering_patches_leave_out_no_pixel_and_count_each_once(height: int, width: int) -> None:
+    image = torch.arange(float(height * width)).reshape(1, 1, height, width)
+    whole, share = covering(image)
+    patches = patches_of(whole)
+    assert len(patches) == share.numel() == -(-height // PATCH_PX) * -(-width // PATCH_PX)
+    assert patches.unique().numel() == height * width
+    assert float(share.sum()) * PATCH_PX**2 == pytest.approx(height * width, rel=1e-5)
+    for patch in patches:  # of neighbouring pixels, as they lie
+        assert torch.equal(patch[0] - patch[0, 0, 0], image[0, 0, :PATCH_PX, :PATCH_PX])
+
+
+def test_frames_of_whole_patches_are_covered_as_they_are() -> None:
+    image = torch.rand(1, 1, 64, 96)
+    whole, share = covering(image)
+    assert whole is image
+    assert torch.equal(share, torch.ones(2, 3))
+
+
+def test_an_overlapping_patch_counts_by_what_is_new_in_it() -> None:
+    out = QualityOutput(torch.zeros(1), torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[2.0, 4.0]]]))
+    counted = out.counting(torch.tensor([[1.0, 0.5]]))
+    assert float(counted.score[0]) == pytest.approx((2.0 * 1.0 + 2.0 * 3.0) / 4.0)
+    assert torch.equal(counted.patch_weight, out.patch_weight)  # the map shows what the network thinks of the patch
 
 
 def test_patches_lie_row_by_row() -> None:

@@ -11,7 +11,7 @@ import torch
 from parfocal.models import quality_runtime
 from parfocal.models.base import ModelCard, ModelError, WeightsHashError
 from parfocal.models.cards import save_card, save_weights
-from parfocal.models.quality_net import PaperQualityNet
+from parfocal.models.quality_net import PaperQualityNet, covering
 from parfocal.models.quality_runtime import MAX_BFLOAT16_ERROR, QualityNetwork, bears_bfloat16, load_network
 from parfocal.models.quality_scaling import scale
 from parfocal.models.quality_student import StudentQualityNet
@@ -41,13 +41,14 @@ def test_it_says_what_the_network_says_of_the_scaled_frame(tmp_path: Path, kind:
     card, path = written(tmp_path, kind)
     network = load_network(card, path)
     (said,) = QualityNetwork(card, path, {"precision": "float32", "device": "cpu"}).judge(FRAME[None])
-    images = scale(FRAME[None])
+    images, share = covering(scale(FRAME[None]))
     with torch.inference_mode():
         if isinstance(network, StudentQualityNet):
-            expected = network.outputs(images)
+            found = network.outputs(images)
         else:
             assert isinstance(network, PaperQualityNet)
-            expected = {"mm": network.frames(images)}
+            found = {"mm": network.frames(images)}
+        expected = {target: out.counting(share) for target, out in found.items()}
     assert said.targets.keys() == expected.keys()
     for target, out in expected.items():
         assert torch.allclose(said.targets[target].patch_quality, out.patch_quality, atol=1e-4)

@@ -189,3 +189,18 @@ def test_another_grid_holds_the_same_belief() -> None:
     assert after.mean_um == pytest.approx(before.mean_um, abs=0.03)
     assert other.mass.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(other.moments.sum(axis=(1, 2)), grid.moments.sum(axis=(1, 2)), atol=1e-6)
+
+
+def test_a_wider_grid_is_empty_where_nothing_is_known_and_another_place_knows_nothing() -> None:
+    grid = make(-4.0, 4.0, 0.1, Drift(1.0, 0.02, 0.02, 0.0), 21)
+    at(grid, 1.0)
+    grid.predict(40.0)
+    wide = grid.resampled(-30.0, 30.0, 0.13, 3)
+    inside = (wide.z_um > -4.8) & (wide.z_um < 4.8)
+    assert wide.marginal()[~inside].sum() == 0.0
+    assert wide.marginal() @ wide.z_um == pytest.approx(grid.marginal() @ grid.z_um, abs=0.02)
+    part = grid.resampled(1.5, 30.0, 0.13, 3)
+    assert part.mass.sum() == pytest.approx(1.0)
+    assert part.marginal() @ part.z_um > 1.5
+    elsewhere = grid.resampled(100.0, 104.0, 0.1, 3).mass.sum(axis=0)
+    np.testing.assert_allclose(elsewhere, elsewhere[0])

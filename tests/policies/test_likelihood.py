@@ -56,6 +56,28 @@ def test_the_median_is_known_within_the_first_cell() -> None:
     assert medians[0] < np.abs(GRID[GRID != 0.0]).min()
 
 
+def test_near_the_focus_the_upper_end_moves_where_the_median_does_not() -> None:
+    """What is held possible reaches from no blur to where one would show; only that edge follows the defocus."""
+    looks = []
+    for edge in (0.8, 1.1):
+        mass = np.where(np.abs(GRID) <= edge, 1.0, 0.0) * np.gradient(GRID)
+        mass += np.where(np.abs(GRID) <= 0.4, 3.0, 0.0) * np.gradient(GRID)
+        looks.append(read(Assessment("defocus", 0.5, 0.3, distribution=Distribution(GRID, mass / mass.sum()))))
+    near, off = looks
+    assert isinstance(near, Look)
+    assert isinstance(off, Look)
+    assert near.upper is not None
+    apart = near.upper - near.value
+    assert near.from_above(apart).value == pytest.approx(near.value)
+    assert off.from_above(apart).value - near.value > 2.0 * (off.value - near.value) > 0.0
+
+
+def test_a_number_alone_has_no_upper_end_to_count_from() -> None:
+    look = read(Assessment("defocus", 0.5, 0.3))
+    assert isinstance(look, Look)
+    assert look.from_above(0.2) is look
+
+
 def test_a_look_misses_by_nothing_at_its_own_number_and_by_more_further_off() -> None:
     look = read(Assessment("defocus", 6.0, 0.5))
     assert isinstance(look, Look)

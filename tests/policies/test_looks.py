@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from parfocal.policies.focus.looks import best_look, candidates, information, sample_belief, travel
+from parfocal.policies.focus.looks import best_look, candidates, information, most_information, sample_belief, travel
 from parfocal.policies.focus.response import Response
 
 DOF = 1.36
@@ -30,6 +30,17 @@ def test_information_agrees_with_the_closed_form() -> None:
     gain = information(np.array([30.0]), foci, NETWORK)[0]
     noise = np.hypot(0.18 * DOF, 0.08 * 30.0)
     assert abs(gain - 0.5 * np.log1p(1 / noise**2)) < 0.03
+
+
+def test_no_look_tells_more_than_the_bound_that_costs_little() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        sides = rng.choice([-1.0, 1.0], 48) * rng.choice([0.0, rng.uniform(0.0, 6.0)])
+        foci = np.sort(sides + rng.normal(0.0, rng.choice([0.01, 0.1, 0.3, 2.0]), 48))
+        places = rng.uniform(-8.0, 8.0, 10)
+        bound = most_information(places, foci, NETWORK)
+        assert (information(places, foci, NETWORK) <= bound).all()
+        assert (bound < 3.0).all()
 
 
 def test_a_symmetric_belief_is_told_apart_by_a_move_to_either_side_not_by_none() -> None:

@@ -12,6 +12,8 @@ import pytest
 import useq
 from pymmcore_plus.core._sequencing import SequencedEvent
 
+from parfocal.daemon.mda import run
+from parfocal.daemon.mda.follower import Outlook
 from parfocal.daemon.mda.run import SeatRun
 
 LIMITS = {"limits": {"z_um": {"lower": -5.0, "upper": 5.0}}}
@@ -60,17 +62,132 @@ def test_every_command_is_judged_and_written_before_it_is_read_back(rig: Any, ti
     rig.run(timelapse(8))
     journal = rig.journal()
     commands, readbacks = kinds(journal, "command"), kinds(journal, "readback")
-    assert len(commands) == len(readbacks) > 0
-    for command, readback in zip(commands, readbacks, strict=True):
-        assert command["n"] < readback["n"]
-        before = [record for record in journal[: command["n"]] if record["kind"] == "verdict"][-1]
-        assert before["accepted"]
-        assert readback["commanded"] == command["settings"]["z_um"] == readback["readback"]
+    assert 0 < len(commands) < len(readbacks) == len(kinds(journal, "verdict"))
+    sent, waiting = math.nan, False
+    for record in kinds(journal, "command", "readback"):
+        earlier = [r for r in journal if r["n"] < record["n"] and r.get("action", "change") == "change"]
+        before, verdict = kinds(earlier, "action")[-1], kinds(earlier, "verdict")[-1]
+        assert verdict["accepted"] and verdict["n"] > before["n"]
+        if record["kind"] == "command":
+            assert not waiting, "every command is read back before the next"
+            sent, waiting = record["settings"]["z_um"], True
+            continue
+        assert record["commanded"] == record["readback"] == sent == before["settings"]["z_um"]
+        waiting = False
+    assert not waiting
     assert [goal for goal in rig.stage.goals if goal != 0.0] == [
         c["settings"]["z_um"] for c in commands if c["settings"]["z_um"] != 0.0
     ]
     assert journal[-1]["kind"] == "end"
     assert kinds(journal, "frame")[-1]["dose"] == pytest.approx(1.0 * rig.scene.snaps, abs=1.0)
+
+
+def spaced(count: int, **more: Any) -> list[Any]:
+    """Events with a pause between them that is long enough to be used, known from the start."""
+    return [useq.MDAEvent(index={"t": t}, z_pos=0.0, min_start_time=0.3 * t, **more) for t in range(count)]
+
+
+def aheads(journal: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record for record in kinds(journal, "action") if record["reason"].startswith("ahead")]
+
+
+def known(monkeypatch: pytest.MonkeyPatch, rate_um_per_s: float, focus_um: float = 0.0) -> None:
+    """Have the focus and its drift known from the first event on; nothing more is learned."""
+    plain = SeatRun.__init__
+
+    def knowing(self: Any, *args: Any, **more: Any) -> None:
+        plain(self, *args, **more)
+        memory, now_s = self.policy.memory(), self.clock.now()
+        for ago_s in np.arange(4.0, 0.0, -0.1):
+            memory.learn(0, now_s - ago_s, focus_um - rate_um_per_s * ago_s, 0.02)
+        self.follower.outlook = Outlook(memory)
+        monkeypatch.setattr(self.follower, "offer", lambda *_: None)
+
+    monkeypatch.setattr(SeatRun, "__init__", knowing)
+    monkeypatch.setattr(run, "LEAST_PAUSE_S", 0.0)  # however busy the machine is that tests
+    monkeypatch.setattr(run, "WAY_S", 0.0)
+
+
+def test_in_a_pause_the_stage_goes_ahead_of_the_event(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.attach(drift_um_per_min=60, looks="never")
+    goals_at: list[int] = []
+    rig.core.mda.events.eventStarted.connect(lambda _event: goals_at.append(len(rig.stage.goals)))
+    taken_at: list[int] = []
+    rig.core.mda.events.frameReady.connect(lambda *_: taken_at.append(len(rig.stage.goals)))
+    known(monkeypatch, 1.0)
+    rig.core.mda.run(spaced(8))
+    in_pauses = [b - a for a, b in zip(taken_at, goals_at[1:], strict=False)]
+    assert sum(in_pauses) >= 5, "most went in the pause"
+    journal = rig.journal()
+    went = aheads(journal)
+    assert len(went) == sum(in_pauses)
+    for action in went:
+        verdict, command, readback = journal[action["n"] + 1 : action["n"] + 4]
+        assert (verdict["kind"], verdict["accepted"]) == ("verdict", True)
+        assert command["settings"]["z_um"] == readback["readback"] == action["settings"]["z_um"]
+    # Each event decides again, is judged, and reads the stage back, whether it went in the pause or goes now.
+    decided = [r for r in kinds(journal, "action") if r["index"] is None and not r["reason"].startswith("ahead")]
+    assert len(decided) == rig.seat.status().corrected
+    assert [meta["parfocal"]["correction_um"] for _, meta, _ in rig.frames] == pytest.approx(
+        [z_um for _, _, z_um in rig.frames], abs=1e-9
+    )
+
+
+@pytest.mark.parametrize("what", ["generator", "cancelled", "paused", "seat paused", "no pause", "plan moves", "xy"])
+def test_without_a_pause_or_for_a_move_of_the_plan_nothing_goes_ahead(
+    rig: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    seat = rig.attach(drift_um_per_min=60, looks="never")
+    known(monkeypatch, 1.0)
+    events: Any = spaced(4)
+    runner = rig.core.mda
+    if what == "generator":
+        events = iter(events)
+    elif what == "no pause":
+        events = [event.model_copy(update={"min_start_time": None}) for event in events]
+    elif what == "plan moves":
+        events = [event.model_copy(update={"z_pos": 0.5 * event.index["t"]}) for event in events]
+    elif what == "xy":
+        events = [
+            event.model_copy(update={"index": {"t": event.index["t"], "p": event.index["t"] % 2}}) for event in events
+        ]
+    hooks = {
+        "cancelled": runner.cancel,
+        "paused": lambda: (runner.set_paused(True), threading.Timer(0.5, runner.set_paused, (False,)).start()),
+        "seat paused": lambda: seat.pause("by hand"),
+    }  # fmt: skip
+    if what in hooks:
+        runner.events.frameReady.connect(lambda _image, event, _meta: event.index["t"] == 1 and hooks[what]())
+    runner.run(events)
+    assert len(rig.frames) == (2 if what == "cancelled" else 4)
+    # Before the hook is pulled one pause is used, and after the runner's pause another.
+    assert len(aheads(rig.journal())) == {"cancelled": 1, "seat paused": 1, "paused": 2}.get(what, 0)
+
+
+def test_a_stage_that_was_moved_in_the_pause_is_put_back(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody turns the knob between two events: the read-back of the next one says so."""
+    rig.attach(drift_um_per_min=60, looks="never")
+    known(monkeypatch, 1.0)
+
+    def turn(event: Any, _remaining_s: float) -> None:
+        if event.index["t"] == 3:
+            rig.scene.z_um = 4.0
+
+    rig.core.mda.events.awaitingEvent.connect(turn)
+    rig.core.mda.run(spaced(5))
+    for _, meta, z_um in rig.frames:
+        assert z_um == pytest.approx(meta["parfocal"]["correction_um"], abs=1e-9)
+
+
+def test_a_correction_that_changes_nothing_moves_nothing(
+    rig: Any, timelapse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.attach(looks="never")
+    known(monkeypatch, 0.0, focus_um=0.5)
+    rig.run(timelapse(6))
+    assert corrections(rig) == pytest.approx([0.5] * 6, abs=0.05)
+    assert len(set(rig.stage.goals)) == len(rig.stage.goals) == 1, "once there it is only read"
+    assert len(kinds(rig.journal(), "readback")) == rig.seat.status().corrected == 6
 
 
 def test_a_plan_without_z_is_followed_from_where_the_stage_stood(rig: Any, timelapse: Any) -> None:
@@ -264,8 +381,8 @@ def test_a_burst_is_shifted_as_a_whole(rig: Any, timelapse: Any) -> None:
     burst = SequencedEvent(events=events, z_sequence=(0.0, 1.0, 2.0), z_pos=None)
     run = rig.seat._make_run()
     try:
+        from parfocal.daemon.mda.corrections import Correction
         from parfocal.daemon.mda.plan import Place
-        from parfocal.daemon.mda.run import Correction
 
         correction = Correction(Place(0, 1, 0.0, 0.0, True, 0.0), 0.5, 0.5, 0.1, "", True)
         mine = rig.seat.engine._without_z(burst, correction)

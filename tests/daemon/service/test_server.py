@@ -218,6 +218,43 @@ def test_a_flood_of_garbage_on_both_sockets_is_counted_and_changes_nothing(live:
     assert running.records("command_received") == []
 
 
+def test_whoever_floods_waits_and_the_loop_does_not(live: LiveMaker, raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals are answered at a pace; one among many good requests costs nobody a breath."""
+    rests: list[float] = []
+    monkeypatch.setattr(module, "time", _Resting(rests))
+    running = live()
+    running.until("running")
+    flood, count = raw(running.service.address), 300
+    began = time.monotonic()
+    for _ in range(count):
+        flood.sock.send(b"noise")
+    for _ in range(count):
+        assert flood.sock.poll(20_000)
+        assert read_reply(flood.sock.recv()).kind == "refused"
+    assert time.monotonic() - began >= 0.8 * count / module.REFUSED_PER_S
+    assert max(rests, default=0.0) <= 0.05
+    time.sleep(0.1)
+    rests.clear()
+    with Client(running.service.address) as client:
+        for _ in range(20):
+            client.status()
+        flood.say(b"noise")
+    assert rests == []
+    running.finish()
+
+
+class _Resting:
+    """The time module, and who slept for how long."""
+
+    def __init__(self, rests: list[float]) -> None:
+        self._rests = rests
+        self.time, self.monotonic = time.time, time.monotonic
+
+    def sleep(self, seconds: float) -> None:
+        self._rests.append(seconds)
+        time.sleep(seconds)
+
+
 def test_a_subscriber_that_never_reads_costs_the_others_nothing(live: LiveMaker, raw: Any) -> None:
     running = live("session.max_frames=400")
     sleepers = [raw(running.service.publish, zmq.SUB) for _ in range(5)]

@@ -11,12 +11,14 @@ from parfocal.models.restore.base import (
     CELL_PX,
     MAX_PIXELS,
     Blur,
+    Restoration,
     RestoreError,
     Verdict,
     cells_of,
     check_frame,
 )
 from parfocal.models.restore.gate import Gate, Limits, block_rms, spread
+from parfocal.models.restore.kinds import KINDS, MOVED, OWN, WHY, KindJudge, packaged_judge
 from parfocal.simulator.optics import Optics
 from tests.models.restore.test_deconvolution import frame_and_truth, psnr
 
@@ -74,7 +76,9 @@ def test_a_frame_of_one_value_is_refused() -> None:
 def test_squares_that_the_result_does_not_explain_keep_the_frames_pixels() -> None:
     frame, _, blur = frame_and_truth("nuclei", 3.0, 2000.0)
     frame[68:92, 108:112] += 6000.0  # a sharp bar, as no blurred specimen has
-    done = make_restorer("richardson_lucy").restore(frame, blur)
+    restorer = make_restorer("richardson_lucy")
+    restorer._gate.judge = None  # type: ignore[attr-defined]  # who would call it drawn, and be right
+    done = restorer.restore(frame, blur)
     assert done.verdict is Verdict.RESTORED
     assert done.refused[2, 3] and done.refused.mean() < 0.5
     where = spread(done.refused, frame.shape)
@@ -88,6 +92,27 @@ def test_limits_are_the_gates() -> None:
     strict = Gate(Limits(most_depths=2.0))
     assert strict.before("x", frame, frame, blur) is not None
     assert Gate().before("x", frame, frame, blur) is None
+
+
+def test_a_doubtful_distance_is_too_far_only_if_it_is_with_its_doubt() -> None:
+    frame, _, _ = frame_and_truth("nuclei", 3.0, 2000.0)
+    said = [
+        Gate(Limits(most_px=1e6)).before("x", frame, frame, Blur(OPTICS, depths * DEPTH, sd * DEPTH))
+        for depths, sd in ((9.5, 0.2), (9.5, 1.0), (11.9, 3.5), (12.1, 6.0))
+    ]
+    assert [stop is not None and "too far" in stop.reason for stop in said] == [True, False, False, True]
+
+
+def test_what_is_called_in_focus_is_looked_at_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, _, _ = frame_and_truth("nuclei", 0.0, 2000.0)
+    gate, blur = Gate(judge=packaged_judge()), Blur(OPTICS, 0.05, 0.2)
+    plain = gate.admit("x", frame, frame, blur)
+    assert isinstance(plain, Restoration) and plain.verdict is Verdict.IN_FOCUS
+    monkeypatch.setattr(KindJudge, "likely", lambda self, looked: dict.fromkeys(KINDS, 0.0) | {MOVED: 0.9, OWN: 0.1})
+    smeared = gate.admit("x", frame, frame, blur)
+    assert isinstance(smeared, Restoration)
+    assert (smeared.verdict, smeared.reason) == (Verdict.REFUSED, WHY[MOVED])
+    assert np.array_equal(smeared.pixels, frame) and smeared.refused.all()
 
 
 def test_identity_gives_the_frame() -> None:

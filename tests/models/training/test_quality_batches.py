@@ -33,7 +33,7 @@ def chunk(values: list[float], side: int = 96, artefact: int = 1) -> dict[str, N
         "frc": np.asarray(values, dtype=np.float32),
         "frc_censored": np.asarray([value > 3 for value in values]),
         "mm": np.asarray(values, dtype=np.float32) / 10,
-        "level": np.zeros(n),
+        "level": np.asarray(values),
     }
     return made | alike_throughout(made["frc"], made["frc_censored"], made["mm"], side // 32)
 
@@ -50,6 +50,7 @@ def test_the_buffer_holds_the_last_chunks_and_keeps_rows_together() -> None:
     drawn = buffer.draw(200, np.random.default_rng(1))
     assert set(drawn["frc"]) == {2.0, 3.0}
     assert set(drawn) == set(KEYS)
+    assert set(drawn["level"]) == {2.0, 3.0}
     np.testing.assert_allclose(drawn["mm"], drawn["frc"] / 10)
 
 
@@ -62,6 +63,7 @@ def test_whole_frames_have_the_labels_of_their_image_everywhere() -> None:
     assert made.censored["frc"][:, 0, 0].tolist() == [False, True]
     assert not made.censored["mm"].any()
     assert torch.allclose(made.labels["mm"][0], torch.tensor(-1.6))
+    assert made.level.tolist() == [1.0, 4.0]
 
 
 def test_an_image_without_a_label_pulls_at_nothing() -> None:

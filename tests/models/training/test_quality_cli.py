@@ -13,7 +13,7 @@ from parfocal.models.base import ModelCard
 from parfocal.models.cards import load_card, save_card
 from parfocal.models.training import quality_publish
 from parfocal.models.training import train_quality as trainer
-from parfocal.models.training.quality_cli import evaluate_quality, peer_of, train_quality
+from parfocal.models.training.quality_cli import evaluate_quality, peer_of, peers_of, train_quality
 from parfocal.models.training.quality_recipe import QualityRecipe
 
 FRC = {"frc": {"form": "log2_px", "mean": 2.0, "sd": 0.5}}
@@ -117,3 +117,12 @@ def test_the_packaged_cards_are_evaluated_unless_others_are_named(
 
 def test_a_card_is_asked_for_the_targets_it_has(tmp_path: Path) -> None:
     assert peer_of(card_at(tmp_path, "StudentQualityNet", MM))[2] == ("mm",)
+
+
+def test_cards_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    cards = []
+    for name in ("fixed", "paper"):
+        (tmp_path / name).mkdir()
+        cards.append(card_at(tmp_path / name, "StudentQualityNet", FRC | MM))
+    assert [name for name, _, _ in peers_of(cards)] == ["fixed/quality_x", "paper/quality_x"]
+    assert [name for name, _, _ in peers_of(cards[:1])] == ["quality_x"]

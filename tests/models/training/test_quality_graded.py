@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from parfocal.models.training.degradations import PEAK
+from parfocal.models.training.degradations import ARTEFACTS, PEAK
 from parfocal.models.training.quality_data import QualitySource, raw_chunk, row_labels
-from parfocal.models.training.quality_graded import GRADABLE, RUNGS, alike_throughout, graded
+from parfocal.models.training.quality_graded import GRADABLE, RUNGS, alike_throughout, along, graded
 
 SIDE = 128
 
@@ -46,6 +46,17 @@ def test_a_rung_is_like_the_row_that_it_stands_for() -> None:
         assert float(near.std()) == pytest.approx(float(rung.std()), rel=0.04)
 
 
+@pytest.mark.parametrize("artefact", GRADABLE)
+def test_what_is_expected_of_a_graded_image_has_no_noise(artefact: str) -> None:
+    """Its twin is exposed from it, and no light is negative."""
+    found = graded(specimen(), artefact, np.random.default_rng(5))
+    assert float(found.expected.min()) >= 0.0
+    assert roughness(found.expected) < roughness(found.units)
+    (one,) = (one for one in raw_chunk(QualitySource(None, "train", 12, size_px=64, seed=3, graded=1.0), 0, 6)
+              if ARTEFACTS[one.artefact] == artefact)  # fmt: skip
+    assert float(one.expected.min()) >= 0.0
+
+
 def test_what_is_of_a_whole_image_cannot_be_graded() -> None:
     with pytest.raises(ValueError, match="vignetting"):
         graded(specimen(), "vignetting", np.random.default_rng(1))
@@ -64,6 +75,15 @@ def test_rows_of_an_ordinary_image_have_its_own_label() -> None:
     assert found["frc_rows"].tolist() == [[1.0] * 4, [2.0] * 4]
     assert found["frc_rows_censored"].tolist() == [[True] * 4, [False] * 4]
     assert found["mm_rows"].shape == (2, 4)
+
+
+def test_labels_between_rungs_are_in_between_and_in_order() -> None:
+    at = np.linspace(0.0, 1.0, 33)
+    honest, noisy = np.asarray([1.0, 2, 3, 4, 5, 6]), np.asarray([1.0, 2, 4, 3, 5, 6])
+    assert np.interp(RUNGS, at, along(at, honest, rising=True)) == pytest.approx(honest, abs=0.1)
+    assert (np.diff(along(at, noisy, rising=True)) >= 0).all()
+    assert along(np.asarray(RUNGS), noisy, rising=True) == pytest.approx([1, 2, 3.5, 3.5, 5, 6])
+    assert along(np.asarray(RUNGS), -noisy, rising=False) == pytest.approx([-1, -2, -3.5, -3.5, -5, -6])
 
 
 def test_rows_of_a_graded_image_have_the_labels_of_their_rungs() -> None:

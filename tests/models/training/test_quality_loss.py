@@ -11,10 +11,12 @@ from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import QualityOutput
 from parfocal.models.training.quality_loss import (
     ARTEFACT_SHARE,
+    ORDER_MARGIN,
     VALUE_SHARE,
     artefact_loss,
     deviation,
     frame_loss,
+    order_loss,
     paper_loss,
 )
 
@@ -89,3 +91,48 @@ def test_the_artefact_of_a_mixed_frame_is_not_asked_for() -> None:
         ARTEFACT_SHARE * math.log(2.0)
     )
     assert float(artefact_loss(logits, both, torch.tensor([True, True]))) > 1.0
+
+
+def order_of(patches: list[list[float]], label: list[list[float]], scale: LabelScale = FRC) -> float:
+    known = torch.tensor([label])
+    return float(order_loss(output([0.0], [patches]), known, torch.zeros_like(known, dtype=torch.bool), scale))
+
+
+@pytest.mark.parametrize("scale", [FRC, MM])
+def test_a_map_in_the_order_of_its_labels_lacks_nothing(scale: LabelScale) -> None:
+    label = [[0.0, 0.0], [0.2, 0.2], [3.0, 3.0]]
+    assert order_of(label, label, scale) == pytest.approx(0.0, abs=1e-5)
+    assert order_of([[1.0, 1.0], [1.2, 1.2], [1.8, 1.8]], label, scale) == pytest.approx(0.0, abs=1e-5)  # any height
+
+
+@pytest.mark.parametrize("scale", [FRC, MM])
+def test_a_map_out_of_order_lacks_the_step_and_what_it_goes_the_wrong_way(scale: LabelScale) -> None:
+    assert order_of([[0.3, 0.3], [0.0, 0.0]], [[0.0, 0.0], [0.2, 0.2]], scale) == pytest.approx(0.5, abs=1e-4)
+    assert order_of([[0.0, 0.3], [0.0, 0.3]], [[0.0, -9.0], [0.0, -9.0]], scale) == pytest.approx(
+        0.3 + ORDER_MARGIN, abs=1e-4
+    )
+
+
+def test_the_order_counts_what_users_see_of_a_line_and_weight() -> None:
+    out = QualityOutput(
+        torch.zeros(1), torch.tensor([[[0.0, 8.0], [1.0, 1.0]]]), torch.tensor([[[1.0, 1e-9], [1.0, 1.0]]])
+    )
+    label = torch.tensor([[[0.0, 0.0], [1.0, 1.0]]])
+    assert float(order_loss(out, label, torch.zeros_like(label, dtype=torch.bool), FRC)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_lines_that_are_alike_or_bounds_have_no_order() -> None:
+    assert order_of([[0.3, 0.1], [0.0, 9.0]], [[1.0, 1.0], [1.0, 1.0]]) == 0.0
+    label = torch.tensor([[[0.0], [1.0]]])
+    out = output([0.0], [[[5.0], [0.0]]])
+    assert float(order_loss(out, label, torch.tensor([[[False], [True]]]), FRC)) == 0.0
+    assert float(order_loss(out, label, torch.tensor([[[False], [False]]]), FRC)) == pytest.approx(5.0 + ORDER_MARGIN)
+
+
+def test_an_artefact_next_to_none_is_next_to_a_reference() -> None:
+    logits, one = torch.tensor([[2.0, 0.0]]), torch.tensor([True])
+    as_none, as_one = (float(artefact_loss(logits, torch.tensor([kind]), one)) for kind in (0, 1))
+    weak = float(artefact_loss(logits, torch.tensor([1]), one, torch.tensor([-0.75])))
+    assert weak == pytest.approx(0.75 * as_none + 0.25 * as_one, rel=1e-5)
+    assert float(artefact_loss(logits, torch.tensor([1]), one, torch.tensor([0.5]))) == pytest.approx(as_one)
+    assert float(artefact_loss(logits, torch.tensor([0]), one, torch.tensor([-1.0]))) == pytest.approx(as_none)

@@ -15,6 +15,7 @@ from parfocal.models.training import (
     evaluate_restore,
     restore_cli,
     restore_figure,
+    restore_kinds,
     restore_publish,
     restore_report,
     train_comi,
@@ -38,6 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     monkeypatch.setattr(
         restore_publish, "publish_restore", lambda network, recipe, out, fields: seen.append(("publish", fields))
     )
+    monkeypatch.setattr(restore_kinds, "publish_kinds", lambda *given: seen.append(("kinds", given)))
     monkeypatch.setattr(train_comi, "publish_comi", lambda *given: seen.append(("publish", given)))
     monkeypatch.setattr(evaluate_restore, "peers", lambda *given: seen.append(("peers", given)) or "peers")
     monkeypatch.setattr(
@@ -51,6 +53,26 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def test_the_tools_are_found_by_name() -> None:
     assert TRAINERS["restore"] == "parfocal.models.training.restore_cli:train_restore"
     assert EVALUATORS["restore"] == "parfocal.models.training.restore_cli:evaluate_restore"
+
+
+def test_kinds_are_the_recipe_of_their_options(calls: Calls, tmp_path: Path) -> None:
+    given = [
+        "--method",
+        "kinds",
+        "--fields",
+        str(tmp_path),
+        "--frames",
+        "70",
+        "--seed",
+        "4",
+        "--out",
+        str(tmp_path / "new"),
+    ]
+    assert restore_cli.train_restore(given) == 0
+    recipe = restore_kinds.KindRecipe(fields=str(tmp_path), frames=70, seed=4)
+    assert calls == [("kinds", (recipe, tmp_path / "new"))]
+    with pytest.raises(UsageError, match="--chunks: --method kinds takes no such option"):
+        restore_cli.train_restore([*given, "--chunks", "3"])
 
 
 def test_a_unet_is_the_recipe_of_its_options_and_is_published(calls: Calls, tmp_path: Path) -> None:

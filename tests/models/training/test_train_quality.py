@@ -126,6 +126,16 @@ def test_training_goes_on_from_weights_and_their_labels(tmp_path: Path) -> None:
     assert job.labels == trained.labels
 
 
+def test_heads_alone_are_trained_on_a_trunk_that_stays(tmp_path: Path) -> None:
+    train(replace(TINY, chunks=1), tmp_path / "a")
+    start = tmp_path / "a" / "weights.safetensors"
+    train(replace(TINY, chunks=1, seed=9, start_from=str(start), heads_only=True), tmp_path / "b")
+    before, after = weights(tmp_path / "a"), weights(tmp_path / "b")
+    same = {name for name, value in before.items() if torch.equal(value, after[name])}
+    assert {name for name in before if name.startswith("stages.")} <= same  # its normalisation too
+    assert not {"embed.1.weight", "judge.weight", "artefact.weight", "embed.0.running_mean"} & same
+
+
 def test_weights_of_another_target_are_a_start_without_labels(tmp_path: Path) -> None:
     train(replace(PAPER, chunks=1, chunk_images=2), tmp_path)
     other = replace(PAPER, target="frc", start_from=str(tmp_path / "weights.safetensors"))
@@ -200,7 +210,8 @@ def test_validation_is_on_images_of_its_own_split(tmp_path: Path, monkeypatch: p
     [
         ({"network": "resnet"}, "resnet"), ({"target": "beauty"}, "beauty"), ({"scaling": "minmax"}, "minmax"),
         ({"network": "paper", "target": "both"}, "one output"), ({"size_px": 100}, "100"), ({"mixed": 1.5}, "1.5"),
-        ({"chunks": 0}, "positive"), ({"mm_form": "odds"}, "odds"),
+        ({"chunks": 0}, "positive"), ({"mm_form": "odds"}, "odds"), ({"order": -1.0}, "-1.0"),
+        ({"heads_only": True}, "start from"),
     ],
 )  # fmt: skip
 def test_recipes_that_make_no_sense_are_refused(change: dict[str, Any], problem: str) -> None:
