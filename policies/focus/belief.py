@@ -255,9 +255,12 @@ class BeliefPolicy:
             m.search_frames = 0
 
     def _near_focus(self, grid: FocusGrid, look: Look, z: float) -> Look:
-        """Count from the upper end while tracking, on from where the median was at the first frame that fitted."""
+        """Count from the upper end while tracking, on from where the median was at the first frame that fitted.
+
+        Where an image carries a sign, it is not the distance alone that tells, and the median stays the number.
+        """
         m = self._m
-        if look.upper is None:
+        if look.upper is None or look.signed:
             return look
         if math.isnan(m.upper_apart_um):
             if grid.fits(z, look) < 0.5:

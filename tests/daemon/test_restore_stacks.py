@@ -14,7 +14,6 @@ import tifffile
 import yaozarrs
 from numpy.typing import NDArray
 from ome_writers import AcquisitionSettings, Dimension, OmeZarrFormat, create_stream
-from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner, Result
 
 from parfocal.daemon import restoreoutput, restoreplane
@@ -24,6 +23,8 @@ from parfocal.daemon.restoregrid import grid_of, survey
 from parfocal.daemon.restoreome import ImageFacts
 from parfocal.daemon.restoreoutput import Layers, TiffOutput, exact_dtype, read_layers
 from parfocal.models.restore.base import Restoration, Verdict, cells_of
+from parfocal.simulator.optics import Imager, Optics
+from parfocal.simulator.specimens import make_specimen
 
 Invoke = Callable[..., Result]
 SHAPE = (96, 128)
@@ -38,11 +39,15 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
 
 
 def stack(*size: int) -> NDArray[np.uint16]:
-    """Planes of which no two are alike, smooth enough to be a specimen."""
+    """Planes of which no two are alike: nuclei 4 um out of focus, which the gate lets pass."""
+    imager = Imager(Optics(na=0.75, immersion_index=1.0, emission_um=0.52, pixel_um=0.325), SHAPE)
     rng = np.random.default_rng(0)
-    smooth = gaussian_filter(rng.random((*size, *SHAPE)), (0,) * len(size) + (7, 7), mode="wrap")
-    light = (smooth - smooth.min()) / (smooth.max() - smooth.min())
-    return np.asarray(rng.poisson(100 + 1000 * light), dtype=np.uint16)
+    planes = [
+        imager.image(make_specimen("nuclei", SHAPE, pixel_um=0.325, seed=seed), 4.0)
+        for seed in range(int(np.prod(size)))
+    ]
+    light = np.stack(planes).reshape(*size, *SHAPE)
+    return np.asarray(100 + rng.poisson(20 + 1000 * light), dtype=np.uint16)
 
 
 def write_zarr(path: Path, pixels: NDArray[Any], axes: str) -> None:
