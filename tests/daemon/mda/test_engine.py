@@ -43,7 +43,9 @@ def test_a_drifting_focus_is_followed_and_the_plan_is_kept(rig: Any, timelapse: 
         assert meta["parfocal"]["planned_z_um"] == 0.0
         assert z_um == pytest.approx(meta["parfocal"]["correction_um"], abs=1e-9)
     status = rig.seat.status()
-    assert status.corrected >= 50
+    # How many frames pass before the first score is there depends on the machine; none is left out after it.
+    first = next(k for k, um in enumerate(corrections(rig)) if um != 0.0)
+    assert status.corrected == 60 - first >= 20
     assert status.looks > 0
     assert len(rig.scene.defocus_um) == 60 + status.looks
 
