@@ -295,7 +295,7 @@ main()
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
 @pytest.mark.parametrize(
-    ("limit", "record", "words"), [(40_000, "none", "journal"), (100_000, "all", "frames cannot be written")]
+    ("limit", "record", "words"), [(20_000, "none", "journal"), (100_000, "all", "frames cannot be written")]
 )
 def test_a_disk_that_takes_no_more(tmp_path: Path, limit: int, record: str, words: str) -> None:
     """A file that may not grow behaves like a full disk: a part of the data goes in, the rest is refused."""
