@@ -86,6 +86,7 @@ class SimulatedMicroscope:
         if self._opened:
             return
         self._opened = True
+        self.simulator.prepare()  # here, where there is time for it, and not in the first frame
         if self._epoch_s is None:
             self._epoch_s = self.clock.now()
         self._index, self._last_start_s = -1, None

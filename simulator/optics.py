@@ -356,7 +356,8 @@ class RadialTransfer:
     """
 
     def __init__(self, *, v_max: float = RADIAL_V_MAX, pupil_samples: int = 640, frequency_samples: int = 257) -> None:
-        nodes, weights = np.polynomial.legendre.leggauss(pupil_samples)
+        # Not numpy's leggauss: its dense eigenvalues took 5 s where several threads shared a busy machine.
+        nodes, weights = special.roots_legendre(pupil_samples)
         self.rho = 0.5 * (nodes + 1.0)
         v = np.arange(0.0, v_max, V_STEP) + V_STEP / 2
         self._weights = (0.5 * weights * self.rho).astype(np.float32)

@@ -114,6 +114,10 @@ class WidefieldSimulator:
         peak = float(np.max(self._imager.image(self.specimen, 0.0)))
         self._photons_per_density = parameters.photons / peak if peak > 0 else 0.0
 
+    def prepare(self) -> None:
+        """Compute what the first frame needs besides its own light; changes nothing that is drawn or told."""
+        self._imager.image(self.specimen, self.parameters.start_um - self.parameters.focus_um)
+
     def focus_z_um(self, t_s: float) -> float:
         """Return the stage position at which the specimen is in focus at time `t_s`."""
         return self.parameters.focus_um + self._drift.offset_um(t_s)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import jv
+from scipy.special import jv, roots_legendre
 
 RealArray = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def irradiance(wavelength_m: float, na: float, index: float, defocus_m: float, v
 def _pupil(wavelength_m: float, na: float, index: float, vortex: bool, nodes: int) -> tuple[RealArray, RealArray]:
     """Cosines of the angles in the aperture, and the rest of the integrand, by order, radius and angle."""
     aperture = float(np.arcsin(na / index))
-    places, weights = np.polynomial.legendre.leggauss(nodes)
+    places, weights = roots_legendre(nodes)
     theta = (places + 1) * aperture / 2
     cosine, sine = np.cos(theta), np.sin(theta)
     common = weights * (aperture / 2) * np.sqrt(cosine) * sine

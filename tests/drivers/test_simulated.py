@@ -18,6 +18,7 @@ from parfocal.drivers.base import (
 )
 from parfocal.drivers.options import DriverOptionError
 from parfocal.drivers.simulated import SimulatedMicroscope
+from parfocal.simulator import optics
 from parfocal.simulator.clock import RealClock, VirtualClock
 
 FIELD: dict[str, Any] = {"size_px": 64, "specimen": "puncta"}
@@ -307,3 +308,15 @@ def test_keys_of_other_drivers_and_absent_values_are_no_mistake() -> None:
     made = SimulatedMicroscope(options, VirtualClock())
     made.open()
     assert made.snap().pixels.shape == (FIELD["size_px"], FIELD["size_px"])
+
+
+def test_what_the_first_frame_needs_is_computed_when_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    optics._radial.cache_clear()
+    made = microscope({"size_px": 256, "focus_um": 40.0})
+
+    def late(*_: object, **__: object) -> None:
+        raise AssertionError("made while a frame is waited for")
+
+    monkeypatch.setattr(optics.RadialTransfer, "__init__", late)
+    made.snap()
+    optics._radial.cache_clear()
