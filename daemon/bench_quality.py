@@ -35,7 +35,7 @@ def quality(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from parfocal.models.backends import openvino_installed
-    from parfocal.models.quality_runtime import has_bfloat16
+    from parfocal.models.precision import has_bfloat16
 
     torch.set_num_threads(1)
     frame = _frame(options.seed)

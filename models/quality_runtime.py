@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from parfocal.models.base import ModelCard, ModelError
 from parfocal.models.cards import load_weights, weights_path
 from parfocal.models.folding import fold_batch_norm
+from parfocal.models.precision import has_bfloat16
 from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import FoldedPaperNet, PaperQualityNet, QualityOutput, covering, gathered, patches_of
 from parfocal.models.quality_scaling import paper_scale, scale
@@ -123,13 +124,6 @@ def bears_bfloat16(card: ModelCard) -> bool:
     if not isinstance(error, float) or error > MAX_BFLOAT16_ERROR:
         return False
     return torch.cuda.is_available() or has_bfloat16()
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16; elsewhere it would be slower than float32."""
-    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # older versions do not say
-    capabilities = ask()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _wide(value: Tensor) -> Tensor:

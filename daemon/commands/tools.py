@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, cast
 
@@ -69,7 +71,12 @@ def _dispatch(verb: str, tools: Mapping[str, str], name: str, rest: list[str]) -
         raise UsageError(f"{verb}: name a model: {', '.join(tools)}")
     if name not in tools:
         raise UsageError(f"{verb}: there is {', '.join(tools)}, no {name!r}{did_you_mean(name, tools)}")
-    raise typer.Exit(_load(tools[name], f"{verb} {name}")(rest))
+    from parfocal.daemon.logs import logs_to
+
+    # A training takes an hour, tables minutes: whoever waits sees how far it is.
+    with logs_to(stream=sys.stderr, level=logging.INFO):
+        code = _load(tools[name], f"{verb} {name}")(rest)
+    raise typer.Exit(code)
 
 
 def _load(target: str, what: str) -> Tool:

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from parfocal.models.base import ModelCard, ModelError, WeightsMissingError
 from parfocal.models.cards import PACKAGED, load_card, load_weights, weights_path
-from parfocal.models.quality_runtime import has_bfloat16
+from parfocal.models.precision import settled
 from parfocal.models.restore import refuse_options
 from parfocal.models.restore.base import Blur, Restoration, check_frame
 from parfocal.models.restore.comi_net import STRIDE, ComiGenerator, from_network, to_network
@@ -61,8 +61,7 @@ class ComiRestorer:
         network = load_generator(self.card, path)
         device, precision = str(options.get("device") or "auto"), str(options.get("precision") or "auto")
         if precision == "auto":
-            on_gpu = device != "cpu" and torch.cuda.is_available()
-            precision = "bfloat16" if on_gpu or has_bfloat16() else "float32"
+            precision = settled("auto", "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         self._runner = Runner(
             network, device=device, precision=precision, backend="torch", chunk=1, threads=options.get("threads")
         )

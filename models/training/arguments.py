@@ -7,6 +7,8 @@ from pathlib import Path
 
 from parfocal import UsageError
 
+FIELDS_HELP = "folder of real in-focus fields (TIFF, grey PNG): a folder a source, or the images themselves"
+
 
 def count(text: str) -> int:
     """A whole number from 1 on, as an argument's ``type``; raises `argparse.ArgumentTypeError`."""

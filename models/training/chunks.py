@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from parfocal.models.training.fields import Split, load_fields
 from parfocal.models.training.objects import ObjectBank
 from parfocal.models.training.synthesis import Example, Synthesiser, stack
+from parfocal.models.training.workers import worker_pool
 
 EXPOSURES_PER_SCENE = 2
 
@@ -67,8 +67,7 @@ def chunks(
         for number in range(start, count):
             yield make(source, number, examples)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with worker_pool(workers) as pool:
         ahead: deque[Future[dict[str, NDArray[Any]]]] = deque()
         for number in range(start, count):
             ahead.append(pool.submit(make, source, number, examples))

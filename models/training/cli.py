@@ -9,23 +9,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parfocal import UsageError
-from parfocal.models.training.arguments import count, need_file, need_folder
+from parfocal.models.precision import CHOICES
+from parfocal.models.training.arguments import FIELDS_HELP, count, need_file, need_folder
 
 
 def train_defocus(argv: Sequence[str]) -> int:
     """Train one of the two networks from seeds; weights, recipe and card go to ``--out``."""
     parser = argparse.ArgumentParser(prog="parfocal train defocus", description=train_defocus.__doc__)
     parser.add_argument("--architecture", choices=("compact", "yang2018"), default="compact")
-    parser.add_argument("--fields", type=Path, help="folder of real in-focus fields (TIFF), one folder a source")
+    parser.add_argument("--fields", type=Path, help=FIELDS_HELP)
     parser.add_argument("--out", type=Path, default=Path("runs/defocus"))
-    parser.add_argument("--chunks", type=count, default=600, help="of 256 new examples each (default %(default)s)")
-    parser.add_argument("--size-px", type=count, default=128)
-    parser.add_argument("--batch", type=count, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--chunks", type=count, default=300, help="of new examples (default %(default)s)")
+    parser.add_argument("--chunk-examples", type=count, default=256, help="made at a time (default %(default)s)")
+    parser.add_argument("--passes", type=count, default=2, help="how often one is learnt from (default %(default)s)")
+    parser.add_argument("--size-px", type=count, default=256, help="side of the examples (default %(default)s)")
+    parser.add_argument("--batch", type=count, default=32, help="examples a step (default %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=33)
     parser.add_argument("--workers", type=int, default=1, help="processes that make examples; 0: none beside this one")
     parser.add_argument("--threads", type=count, default=1)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--precision", choices=CHOICES, default="auto", help="auto: bfloat16 where hardware has it")
     parser.add_argument("--start-from", type=Path, help="weights to go on from (safetensors)")
     options = parser.parse_args(list(argv))
     need_folder("--fields", options.fields)
@@ -33,16 +37,19 @@ def train_defocus(argv: Sequence[str]) -> int:
     if options.out.exists() and not options.out.is_dir():
         raise UsageError(f"--out {options.out}: is no folder")
     from parfocal.models.defocus_net import WINDOW_PX
+    from parfocal.models.training.fields import check_fields
     from parfocal.models.training.publish import publish
     from parfocal.models.training.train_defocus import Recipe, train
 
     if options.size_px < WINDOW_PX:
         raise UsageError(f"--size-px {options.size_px}: the network looks at windows of {WINDOW_PX} px, so no less")
-
+    check_fields(options.fields)
     recipe = Recipe(
-        architecture=options.architecture, chunks=options.chunks, size_px=options.size_px, batch=options.batch,
+        architecture=options.architecture, chunks=options.chunks, chunk_examples=options.chunk_examples,
+        passes=options.passes, size_px=options.size_px, batch=options.batch,
         learning_rate=options.learning_rate, seed=options.seed, workers=options.workers, threads=options.threads,
-        device=options.device, fields=str(options.fields) if options.fields else None,
+        device=options.device, precision=options.precision,
+        fields=str(options.fields) if options.fields else None,
         start_from=str(options.start_from) if options.start_from else None,
     )  # fmt: skip
     network = train(recipe, options.out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,12 @@ from parfocal.models.training.degradations import (
     parameter,
     scaled,
 )
-from parfocal.models.training.fields import Split, load_fields
+from parfocal.models.training.fields import Split
 from parfocal.models.training.quality_camera import to_counts
 from parfocal.models.training.quality_data import (
     COARSEST_PX,
     Drawn,
     QualitySource,
-    flattened,
     label,
     objects,
     quality_chunk,
@@ -42,16 +41,13 @@ Judge = Callable[[Counts], Assessment]
 TARGETS = ("frc", "mm")
 GAINS, OFFSETS = (0.5, 1.0, 2.0), (0.0, 100.0, 500.0)
 CHUNK = 48
+LEAST_LABELS = 3
 HOT = 3.0
 ORDERED = ("blur", "vignetting", *NOISES)
 """The first two without any noise, as in the paper's Supplementary Table 2; the noises over its Table 1."""
 
-BAD_FOLDERS = (
-    ("vignetted", "vignetted", ""), ("live, low SNR", "live_low_snr", "mito"),
-    ("live, low SNR, deconvolved", "live_low_snr", "er"),
-)  # fmt: skip
-"""Name, folder and start of the file names. The second kind of live crops was deconvolved (``iter30L``) before it was
-published: dark as it was exposed, it is crisp and has next to no noise left on it."""
+REAL, DRAWN = "real fields, held out", "procedural, unseen seeds"
+"""The two kinds of images that every table is made of, unless it is of procedural ones alone."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,8 @@ def held_out(fields: Path | None, *, seed: int, size_px: int = 256, split: Split
 def agreement(judge: Judge, source: QualitySource, *, images: int, targets: Sequence[str]) -> dict[str, Any]:
     """Spearman's correlation with the labels, mean error in label sd, and share of artefacts named rightly.
 
-    Censored labels are bounds, not labels: they are left out, and their share is given.
+    Censored labels are bounds, not labels: they are left out, and their share is given. ``by kind`` has the same for
+    `REAL` and `DRAWN` images alone, as far as there are any, each relative to the sd of its own labels.
     """
     said: list[Assessment] = []
     chunks = []
@@ -90,16 +87,35 @@ def agreement(judge: Judge, source: QualitySource, *, images: int, targets: Sequ
         said += [judge(counts) for counts in chunk["counts"]]
         chunks.append({name: values for name, values in chunk.items() if name != "counts"})
     truth = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    found = _agreed(said, truth, targets)
+    found["by kind"] = {
+        kind: _agreed([said[i] for i in np.flatnonzero(of)], {key: held[of] for key, held in truth.items()}, targets)
+        for kind, of in ((REAL, truth["real"]), (DRAWN, ~truth["real"]))
+        if of.any()
+    }
+    return found
+
+
+def _agreed(said: Sequence[Assessment], truth: Mapping[str, NDArray[Any]], targets: Sequence[str]) -> dict[str, Any]:
+    """Of some images; NaN where there are too few labels to compare."""
     found: dict[str, Any] = {"images": len(said), "abstained": float(np.mean([one.abstained for one in said]))}
     for name in targets:
         answers = np.asarray([Target(name).said(one) for one in said])
         use = np.isfinite(answers) & (~truth["frc_censored"] if name == "frc" else True)
         label = truth[name][use]
-        found[f"{name}_spearman"] = float(stats.spearmanr(answers[use], label).statistic)
-        found[f"{name}_mae_sd"] = float(np.mean(np.abs(answers[use] - label)) / np.std(label))
+        enough = len(label) >= LEAST_LABELS
+        ranked = enough and bool(np.ptp(answers[use]) and np.ptp(label))
+        found[f"{name}_spearman"] = float(stats.spearmanr(answers[use], label).statistic) if ranked else float("nan")
+        error = float(np.mean(np.abs(answers[use] - label)) / np.std(label)) if enough else float("nan")
+        found[f"{name}_mae_sd"] = error
         found[f"{name}_used"] = float(np.mean(use))
-    found |= _artefacts(said, truth["artefact"])
-    return found
+    return found | _artefacts(said, truth["artefact"])
+
+
+def kinds_of(real: Iterable[bool]) -> dict[str, int]:
+    """How many images are of real fields and how many are procedural."""
+    flags = list(real)
+    return {kind: many for kind, many in ((REAL, sum(flags)), (DRAWN, len(flags) - sum(flags))) if many}
 
 
 def _artefacts(said: Sequence[Assessment], truth: NDArray[np.int64]) -> dict[str, Any]:
@@ -246,52 +262,3 @@ def label_judge() -> Judge:
         return Assessment("labels", mm, float("nan"), detail={"frc_px": px, "mm": mm})
 
     return judge
-
-
-def real_sets(fields: Path | None, stacks: Path | None) -> dict[str, tuple[list[Counts], list[Counts]]]:
-    """Named pairs of clean and bad real images, of the folders that are there: vignetted, low SNR, far out of focus.
-
-    The clean ones are of the test split, with the uneven light that many fields of one source share taken out: in some
-    published sets a fifth of the light is left in the corners, which no honest score calls clean.
-    """
-    sets: dict[str, tuple[list[Counts], list[Counts]]] = {}
-    focus = stacks / "bbbc006" if stacks else None
-    sharp = read_images(focus / "in_focus") if focus else []
-    if fields is not None:
-        clean = [_as_counts(image) for image in _clean(fields)]
-        for name, folder, of in BAD_FOLDERS:
-            bad = read_images(fields / folder, of)
-            if bad:
-                sets[name] = (clean + sharp, bad)
-    if focus is not None and sharp:
-        sets["far out of focus"] = (sharp, read_images(focus / "z00_far"))
-    return sets
-
-
-def _clean(fields: Path) -> list[NDArray[np.float32]]:
-    """Even fields of the test split; how uneven the light of their source is, all its fields tell together."""
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    held = [(split, field) for split in splits for field in load_fields(fields, split)]
-    even = flattened([field for _, field in held])
-    return [
-        field.image
-        for (split, _), field in zip(held, even, strict=True)
-        if split == "test" and field.source != "dsb2018"
-    ]
-
-
-def read_images(folder: Path, of: str = "") -> list[Counts]:
-    """All 2-D TIFF images of a folder whose names begin like this, by name."""
-    import tifffile
-
-    found = []
-    for path in sorted(folder.glob(f"{of}*.tif*")):
-        image = np.squeeze(tifffile.imread(path))
-        if image.ndim == 2:
-            found.append(image)
-    return found
-
-
-def _as_counts(image: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """A field as counts of which none is clipped."""
-    return np.round(np.maximum(image, 0.0) * (60_000.0 / max(float(image.max()), 1e-9))).astype(np.uint16)

@@ -15,11 +15,12 @@ from parfocal import __version__
 from parfocal.models.base import ModelCard, ModelError
 from parfocal.models.cards import save_card, save_weights
 from parfocal.models.defocus_posterior import edges_px
+from parfocal.models.precision import settled
 from parfocal.models.training.blur import random_optics
 from parfocal.models.training.evaluate_defocus import Case, assessor, blurred_cases, field_objects, procedural_objects
-from parfocal.models.training.fields import load_fields
+from parfocal.models.training.fields import fields_used, load_fields
 from parfocal.models.training.synthesis import SEEN_FROM
-from parfocal.models.training.train_defocus import Recipe
+from parfocal.models.training.train_defocus import Recipe, pick_device
 from parfocal.simulator.optics import Optics
 
 FLOOR = 0.002
@@ -31,24 +32,24 @@ HALF_WITHIN, MOST_WITHIN = 0.05, 0.03
 NEUTRAL = {"temperature": 1.0, "floor": 1e-6, "signal_from": 1e-6}
 OPTICS_DRAWN, SPECIMENS_DRAWN, SIDE_PX = 12, 60, 512
 """How much is drawn to calibrate on, beside real fields: optics, specimens, empty fields; the side of the last two."""
-SOURCES = ("W2S mean of 400 frames", "DSB 2018 nuclei (CC0)", "U2OS BBBC013", "CellProfiler examples", "BPAE and HeLa")
 
 
 def publish(network: nn.Module, recipe: Recipe, out: Path, *, fields: Path | None, seed: int = 99) -> ModelCard:
     """Calibrate a trained compact network and write ``defocus.safetensors`` and ``defocus.json`` into `out`."""
     sha = save_weights(network.state_dict(), out / "defocus.safetensors")
-    save_card(_card(recipe, sha, NEUTRAL, bool(fields)), out / "defocus.json")
+    save_card(_card(recipe, sha, NEUTRAL, fields), out / "defocus.json")
     calibration = calibrate(out / "defocus.json", fields=fields, seed=seed)
-    card = _card(recipe, sha, calibration, bool(fields))
+    card = _card(recipe, sha, calibration, fields)
     save_card(card, out / "defocus.json")
     return card
 
 
-def _card(recipe: Recipe, sha: str, calibration: dict[str, float], real: bool) -> ModelCard:
+def _card(recipe: Recipe, sha: str, calibration: dict[str, float], fields: Path | None) -> ModelCard:
     training: dict[str, Any] = {
         name: value for name, value in asdict(recipe).items() if name not in ("fields", "start_from", "workers")
     }
-    training["fields"] = list(SOURCES) if real else []
+    training["precision"] = settled(recipe.precision, pick_device(recipe.device).type)
+    training["fields"], training["went_on"] = fields_used(fields), bool(recipe.start_from)
     return ModelCard(
         name="defocus", version=__version__, architecture="CompactDefocusNet", weights_file="defocus.safetensors",
         weights_sha256=sha,

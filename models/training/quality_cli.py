@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from parfocal import UsageError
+from parfocal.models.precision import CHOICES
+from parfocal.models.training.arguments import FIELDS_HELP
 
+TABLE_FIELDS_HELP = (
+    "folder of real in-focus fields; without it: procedural ones. Real bad images, for the table that sets them below "
+    "clean ones, are looked for in its folders vignetted (uneven light) and live_low_snr (few photons)"
+)
 Peer = tuple[str, Mapping[str, Any], tuple[str, ...]]
 
 
@@ -19,6 +25,7 @@ def train_quality(argv: Sequence[str]) -> int:
     options = _train_parser().parse_args(list(argv))
     _folder("--fields", options.fields)
     _folder("--stacks", options.stacks)
+    from parfocal.models.training.fields import SPLITS, check_fields
     from parfocal.models.training.quality_publish import add_tables, publish
     from parfocal.models.training.quality_recipe import QualityRecipe
     from parfocal.models.training.train_quality import train
@@ -30,10 +37,12 @@ def train_quality(argv: Sequence[str]) -> int:
         order=options.order, heads_only=options.heads_only, teachers=tuple(map(str, options.teacher)),
         seed=options.seed, size_px=options.size_px,
         procedural=options.procedural, fields=str(options.fields) if options.fields else None,
-        workers=options.workers, threads=options.threads, device=options.device, average=options.average,
+        workers=options.workers, threads=options.threads, device=options.device, precision=options.precision,
+        average=options.average,
         buffer_chunks=options.buffer_chunks, checkpoint_every=options.checkpoint_every,
         validate_every=options.validate_every, start_from=str(options.start_from) if options.start_from else None,
     )  # fmt: skip
+    check_fields(options.fields, SPLITS if options.tables else ("train", "validation"))
     card = publish(train(recipe, options.out), options.out, images=options.validation_images)
     if options.tables:
         found, text = _tables([peer_of(card)], options)
@@ -47,7 +56,7 @@ def train_quality(argv: Sequence[str]) -> int:
 def evaluate_quality(argv: Sequence[str]) -> int:
     """Print the tables of the quality cards: labels, order of levels, local maps, camera, real bad images."""
     parser = argparse.ArgumentParser(prog="parfocal evaluate quality", description=evaluate_quality.__doc__)
-    parser.add_argument("--fields", type=Path, help="folder of real in-focus fields; without it: procedural ones")
+    parser.add_argument("--fields", type=Path, help=TABLE_FIELDS_HELP)
     parser.add_argument("--card", type=Path, action="append", default=[], help="other cards than the packaged ones")
     _add_table_options(parser)
     parser.add_argument("--figure", type=Path, help="draw quality along the focus series of --stacks into this SVG")
@@ -107,7 +116,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--network", choices=("student", "paper"), default="student")
     add("--target", choices=("frc", "mm", "both"), help="the student learns both unless told otherwise")
-    add("--fields", type=Path, help="folder of real in-focus fields (TIFF), one folder a source")
+    add("--fields", type=Path, help=f"{FIELDS_HELP}; folders vignetted and live_low_snr are bad images for the tables")
     add("--out", type=Path, default=Path("runs/quality"))
     add("--chunks", type=int, default=300, help="of --images new images each")
     add("--images", type=int, default=64)
@@ -129,6 +138,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=1, help="processes that make images; 0: none beside this one")
     add("--threads", type=int, default=1)
     add("--device", default="auto", help="auto, cpu or cuda")
+    add("--precision", choices=CHOICES, default="auto", help="auto: bfloat16 where the hardware has it")
     add("--start-from", type=Path, help="weights to go on from (safetensors, recipe.json beside them)")
     add("--heads-only", action="store_true", help="with --start-from: leave the student's trunk as it is")
     add("--checkpoint-every", type=int, default=20, help="chunks")
@@ -140,7 +150,11 @@ def _train_parser() -> argparse.ArgumentParser:
 
 
 def _add_table_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stacks", type=Path, help="folder of focus series with far-defocused fields")
+    parser.add_argument(
+        "--stacks",
+        type=Path,
+        help="folder of focus series (truth.csv), and of bbbc006/in_focus, bbbc006/z00_far: fields near and far",
+    )
     parser.add_argument("--table-images", type=int, default=240, help="labelled images in the first table")
     parser.add_argument("--samples", type=int, default=24, help="specimens in the tables of levels")
     parser.add_argument("--table-seed", type=int, default=2026)

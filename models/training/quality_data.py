@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.special import expit, logit
 from torch.nn.functional import interpolate
 
@@ -49,6 +47,8 @@ from parfocal.models.training.quality_camera import (
     uneven,
 )
 from parfocal.models.training.quality_graded import GRADABLE, RUNGS, alike_throughout, along, graded
+from parfocal.models.training.quality_light import flattened
+from parfocal.models.training.workers import worker_pool
 
 FloatImage = NDArray[np.float32]
 Labels = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]
@@ -68,7 +68,6 @@ MIN_EDGE = 0.12
 """Steep enough for the first crop to do; a step blurred by sigma 1 px has 0.4 of its height a pixel."""
 SOURCES_TRIED, CROPS_TRIED = 20, 5
 PROCEDURAL_SHARE = 0.5
-MIN_FOR_LIGHT = 30
 COARSEST_PX = 32.0
 """FRC labels end here, the side of the networks' patches, which can show nothing coarser. Images in which nothing
 correlates above its own chance, where FRC knows no number, get this one: it is what their noise has left of them."""
@@ -113,7 +112,7 @@ class Drawn:
     `expected` is free of noise, in the tables' units; `level` as in `degradations.parameter`, `NO_LEVEL` for the
     reference; `blur_px` the sigma of the blur that was added; `noise` the variance of the noise at the mean of the
     image, in the tables' units, 0 without noise; `rungs`, of a graded image, what its rows are like, see
-    `quality_graded`.
+    `quality_graded`; `real`: of a real field, not of a procedural specimen.
     """
 
     counts: NDArray[np.uint16]
@@ -125,6 +124,7 @@ class Drawn:
     noise_free: bool
     physical: bool
     rungs: tuple[FloatImage, ...] = ()
+    real: bool = False
 
 
 class CrispBank(ObjectBank):
@@ -139,6 +139,8 @@ class CrispBank(ObjectBank):
 
     def __init__(self, fields: Sequence[Field], *, procedural: int, seed: int) -> None:
         super().__init__(flattened(fields), procedural=procedural, seed=seed)
+        self.real = False
+        """Whether the last object drawn was of a real field; a folder may be called like a kind of specimen."""
 
     def sample(self, size: int, rng: np.random.Generator) -> tuple[str, FloatImage]:
         """Draw a source, then the first of a few crops with steep edges, or else the one with the steepest.
@@ -150,6 +152,7 @@ class CrispBank(ObjectBank):
         """
         for _ in range(SOURCES_TRIED):
             source = self._source(rng)
+            self.real = source is not None
             best: tuple[float, str, FloatImage] | None = None
             for _ in range(CROPS_TRIED):
                 kind, image = self._crop(source, size, rng)
@@ -194,42 +197,11 @@ class CrispBank(ObjectBank):
         return np.maximum(np.asarray(shrunk[0, 0].numpy(), dtype=np.float32), 0.0)
 
 
-def flattened(fields: Sequence[Field]) -> list[Field]:
-    """Take the uneven light out of fields of which there are many of one source and shape.
-
-    The mean of many fields of view, each divided by its own mean, is the light they were taken in. Its logarithm is
-    fitted by a paraboloid, which divides the fields. Some published fields have a third of the light in the corners: as
-    a reference such a field would teach that a vignette is none.
-    """
-    alike: dict[tuple[str, tuple[int, ...]], list[Field]] = {}
-    for field in fields:
-        alike.setdefault((field.source, field.image.shape), []).append(field)
-    light = {key: _light([field.image for field in held]) for key, held in alike.items() if len(held) >= MIN_FOR_LIGHT}
-    return [
-        replace(field, image=field.image / light[key]) if (key := (field.source, field.image.shape)) in light else field
-        for field in fields
-    ]
-
-
-def _light(images: Sequence[FloatImage]) -> FloatImage:
-    """Illumination shared by images of one shape, greatest value 1."""
-    mean = np.mean([image / max(float(image.mean()), 1e-6) for image in images], axis=0)
-    height, width = mean.shape
-    y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-    terms = [np.broadcast_to(term, mean.shape) for term in (np.ones_like(y), y, x, y * y, x * x, x * y)]
-    step = (slice(None, None, 8), slice(None, None, 8))
-    basis = np.stack([term[step].ravel() for term in terms], axis=1)
-    smooth = ndimage.gaussian_filter(mean, min(height, width) / 16)
-    fit = np.linalg.lstsq(basis, np.log(np.maximum(smooth[step].ravel(), 0.05)), rcond=None)[0]
-    light = np.exp(sum(float(weight) * term for weight, term in zip(fit, terms, strict=True)))
-    return np.asarray(light / light.max(), dtype=np.float32)
-
-
 class QualitySynthesiser:
     """Draws images of one size from a bank of objects; every draw from `rng`."""
 
     def __init__(
-        self, bank: ObjectBank, *, size_px: int, seed: int, table1_only: bool = False, graded: float = 0.0
+        self, bank: CrispBank, *, size_px: int, seed: int, table1_only: bool = False, graded: float = 0.0
     ) -> None:
         self.bank = bank
         self.graded = graded
@@ -320,7 +292,11 @@ def raw_chunk(source: QualitySource, number: int, images: int) -> list[Drawn]:
     synthesiser = _synthesiser(source)
     synthesiser.rng = np.random.default_rng((source.seed, number))
     start = int(synthesiser.rng.integers(len(ARTEFACTS)))
-    return [synthesiser.draw(ARTEFACTS[(start + index) % len(ARTEFACTS)]) for index in range(images)]
+    drawn = []
+    for index in range(images):
+        one = synthesiser.draw(ARTEFACTS[(start + index) % len(ARTEFACTS)])
+        drawn.append(replace(one, real=synthesiser.bank.real))
+    return drawn
 
 
 def quality_chunk(source: QualitySource, number: int, images: int) -> Chunk:
@@ -332,8 +308,8 @@ def quality_chunk(source: QualitySource, number: int, images: int) -> Chunk:
         ``counts`` uint16 (n, size, size); ``artefact`` int64, index in `ARTEFACTS`; ``level`` float32, 0..1 over the
         paper's Table 1, below 0 weaker, above 1 worse, `NO_LEVEL` for the reference; ``frc`` float32, log2 of the
         single-image FRC resolution in px, or of its bound where ``frc_censored``, `COARSEST_PX` at most; ``mm``
-        float32, MM-style probability of the reference; ``blur_px`` float32; ``noise_free`` and ``physical`` bool;
-        ``frc_rows``, ``frc_rows_censored`` and ``mm_rows`` (n, rows), the same labels for each row of patches.
+        float32, MM-style probability of the reference; ``blur_px`` float32; ``noise_free``, ``physical`` and ``real``
+        bool; ``frc_rows``, ``frc_rows_censored`` and ``mm_rows`` (n, rows), the same labels for each row of patches.
 
     Notes
     -----
@@ -354,6 +330,7 @@ def quality_chunk(source: QualitySource, number: int, images: int) -> Chunk:
         "blur_px": np.asarray([one.blur_px for one in drawn], dtype=np.float32),
         "noise_free": np.asarray([one.noise_free for one in drawn], dtype=bool),
         "physical": np.asarray([one.physical for one in drawn], dtype=bool),
+        "real": np.asarray([one.real for one in drawn], dtype=bool),
         **row_labels(drawn, (frc, censored, mm), source.size_px // PATCH_PX, _classifier(source.card)),
     }
 
@@ -396,8 +373,7 @@ def chunks(source: QualitySource, *, count: int, images: int, workers: int, star
         for number in range(start, count):
             yield quality_chunk(source, number, images)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with worker_pool(workers, threads=1) as pool:
         ahead: deque[Future[Chunk]] = deque()
         for number in range(start, count):
             ahead.append(pool.submit(quality_chunk, source, number, images))
@@ -425,6 +401,19 @@ def spatially_varying(
     synthesiser.rng = np.random.default_rng((source.seed, number, 2))
     image, truth = vary(synthesiser.object(source.size_px), kind, synthesiser.rng)
     return to_counts(image, synthesiser.rng), truth
+
+
+def real_objects(source: QualitySource, count: int, *, varying: bool = False) -> list[bool]:
+    """Which of `objects`, or of the images of `spatially_varying` by their numbers, are of real fields."""
+    synthesiser = _synthesiser(source)
+    synthesiser.rng = np.random.default_rng((source.seed, 3))
+    real = []
+    for number in range(count):
+        if varying:
+            synthesiser.rng = np.random.default_rng((source.seed, number, 2))
+        synthesiser.object(source.size_px)
+        real.append(synthesiser.bank.real)
+    return real
 
 
 @lru_cache(maxsize=2)

@@ -15,12 +15,13 @@ from torch import nn
 from parfocal import __version__
 from parfocal.models.base import ModelCard
 from parfocal.models.cards import load_card, save_card, save_weights
+from parfocal.models.precision import settled
 from parfocal.models.quality_labels import LabelScale
 from parfocal.models.training.degradations import ARTEFACTS
-from parfocal.models.training.fields import SKIPPED
+from parfocal.models.training.fields import fields_used
 from parfocal.models.training.quality_batches import Chunk
 from parfocal.models.training.quality_measures import Said, ask, summary
-from parfocal.models.training.quality_recipe import QualityRecipe
+from parfocal.models.training.quality_recipe import QualityRecipe, pick_device
 from parfocal.models.training.train_quality import Trained, stream_chunks
 
 VALIDATION_IMAGES = 384
@@ -29,6 +30,10 @@ BINS, LEAST_A_BIN = 10, 12
 LEAST_SD = 1e-3
 UNTOLD = ("fields", "start_from", "teachers", "workers", "threads", "device", "checkpoint_every", "validate_every")
 """Of the recipe: what says where things were and not what was learned."""
+OTHERS_ONLY = {
+    "paper": ("mixed", "graded", "order", "heads_only", "teachers", "teacher_share"), "student": ("patches",),
+}  # fmt: skip
+"""Of the recipe, by network: what only the other one is trained with."""
 
 
 def publish(trained: Trained, out: Path, *, images: int = VALIDATION_IMAGES) -> Path:
@@ -122,15 +127,11 @@ def _training(trained: Trained) -> dict[str, Any]:
     recipe = trained.recipe
     told = {key: value for key, value in asdict(recipe).items() if key not in UNTOLD and value is not None}
     told["learning_rate"], told["batch"] = recipe.rate, recipe.batch_frames
-    told["fields"] = _sources(Path(recipe.fields)) if recipe.fields else []
+    told["precision"] = settled(recipe.precision, pick_device(recipe.device).type)
+    told["fields"] = fields_used(recipe.fields)
     told["went_on"], told["teachers"] = bool(recipe.start_from), len(recipe.teachers)
     told["labels"] = {target: scale.to_json() for target, scale in trained.labels.items()}
-    return told
-
-
-def _sources(folder: Path) -> list[str]:
-    """Names of the folders of fields that were used."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in SKIPPED)
+    return {key: value for key, value in told.items() if key not in OTHERS_ONLY[recipe.network]}
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

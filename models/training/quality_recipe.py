@@ -84,6 +84,7 @@ class QualityRecipe:
     workers: int = 1
     threads: int = 1
     device: str = "auto"
+    precision: str = "auto"
     checkpoint_every: int = 20
     validate_every: int = 0
     validation_images: int = 96

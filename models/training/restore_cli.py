@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from parfocal import UsageError
+from parfocal.models.precision import CHOICES
 from parfocal.models.restore import METHODS
-from parfocal.models.training.arguments import count, need_file, need_folder
+from parfocal.models.training.arguments import FIELDS_HELP, count, need_file, need_folder
 
 TRAINED = ("unet", "comi", "kinds")
 
@@ -64,18 +65,21 @@ def evaluate_restore(argv: Sequence[str]) -> int:
 
 def _train_unet(options: argparse.Namespace) -> int:
     from parfocal.models.restore.unet_net import STRIDE
+    from parfocal.models.training.fields import check_fields
     from parfocal.models.training.restore_publish import publish_restore
     from parfocal.models.training.train_restore import RestoreRecipe, train
 
     recipe = _recipe(RestoreRecipe, options)
     if recipe.size_px % STRIDE:
         raise UsageError(f"--size-px {recipe.size_px}: the network halves it again and again: a multiple of {STRIDE}")
+    check_fields(options.fields)
     publish_restore(train(recipe, options.out), recipe, options.out, fields=options.fields)
     sys.stdout.write(f"{options.out / 'restore.json'}\n")
     return 0
 
 
 def _train_comi(options: argparse.Namespace) -> int:
+    from parfocal.models.training.fields import check_fields
     from parfocal.models.training.train_comi import ComiRecipe, crop_px, publish_comi, read_progress, train
     from parfocal.models.training.train_defocus import pick_device
 
@@ -85,6 +89,7 @@ def _train_comi(options: argparse.Namespace) -> int:
         crop_px(recipe, device)
     except ValueError as error:
         raise UsageError(f"--size-px: {error}") from error
+    check_fields(options.fields, ("train",))
     network = train(recipe, options.out)
     publish_comi(network, recipe, options.out, read_progress(options.out).seconds, _machine(device.type))
     sys.stdout.write(f"{options.out / 'restore_comi.json'}\n")
@@ -92,9 +97,12 @@ def _train_comi(options: argparse.Namespace) -> int:
 
 
 def _train_kinds(options: argparse.Namespace) -> int:
+    from parfocal.models.training.fields import check_fields
     from parfocal.models.training.restore_kinds import KindRecipe, publish_kinds
 
-    publish_kinds(_recipe(KindRecipe, options), options.out)
+    recipe = _recipe(KindRecipe, options)
+    check_fields(options.fields)
+    publish_kinds(recipe, options.out)
     sys.stdout.write(f"{options.out / 'restore_kinds.json'}\n")
     return 0
 
@@ -133,7 +141,7 @@ def _train_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("--method", choices=TRAINED, required=True)
-    add("--fields", type=Path, help="folder of real in-focus fields (TIFF), one folder a source")
+    add("--fields", type=Path, help=FIELDS_HELP)
     add("--out", type=Path, default=Path("runs/restore"))
     add("--procedural", type=count, help="procedural specimens beside the fields")
     add("--chunk-examples", type=count, help="pairs made at a time")
@@ -146,6 +154,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="processes that make pairs; 0: none beside this one")
     add("--threads", type=count)
     add("--device", help="auto, cpu or cuda")
+    add("--precision", choices=CHOICES, help="auto: bfloat16 where the hardware has it")
     add("--checkpoint-every", type=count, help="chunks")
     unet = parser.add_argument_group("--method unet")
     unet.add_argument("--chunks", type=count, help="of new pairs, in all")
@@ -162,7 +171,6 @@ def _train_parser() -> argparse.ArgumentParser:
     comi.add_argument("--width", type=count)
     comi.add_argument("--blocks", type=count)
     comi.add_argument("--vgg19", type=Path, help="VGG-19 weights for the content loss, instead of our own features")
-    comi.add_argument("--precision", choices=("bfloat16", "float32"))
     kinds = parser.add_argument_group("--method kinds: which frames the gate refuses by their look")
     kinds.add_argument("--frames", type=count, help="drawn, of every kind, from training fields")
     kinds.add_argument("--validation", type=count, help="drawn from validation fields, for the limit")

@@ -25,8 +25,7 @@ from parfocal.models.restore.gate import Gate
 from parfocal.models.restore.kinds import KINDS, LOOKS, OWN, KindJudge, look
 from parfocal.models.training.chunks import Source, object_bank
 from parfocal.models.training.evaluate_restore import Estimate, estimator
-from parfocal.models.training.fields import Split
-from parfocal.models.training.publish import SOURCES
+from parfocal.models.training.fields import Split, fields_used
 from parfocal.models.training.restore_pairs import PairMaker
 from parfocal.models.training.restore_strays import MAKERS, StrayMaker
 
@@ -202,7 +201,7 @@ def write_kinds(
     card = ModelCard(
         name=NAME, version=__version__, architecture=KindJudge.__name__, weights_file=f"{NAME}.safetensors",
         weights_sha256=sha, input={"kinds": list(KINDS), "look": LOOKS},
-        training={**asdict(recipe), "fields": list(SOURCES) if recipe.fields else [], "makers": list(MAKERS)},
+        training={**asdict(recipe), "fields": fields_used(recipe.fields), "makers": list(MAKERS)},
         measured={"limit": judge.limit, "validation": {name: dict(held) for name, held in validation.items()}},
         notes=(
             "Splits are by field or cell, never by patch; the limit is chosen on validation fields.",

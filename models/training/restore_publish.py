@@ -14,6 +14,7 @@ from torch import Tensor
 from parfocal import __version__
 from parfocal.models.base import ModelCard, ModelError
 from parfocal.models.cards import save_card, save_weights
+from parfocal.models.precision import settled
 from parfocal.models.restore.base import Blur
 from parfocal.models.restore.deconvolution import reblur_residual
 from parfocal.models.restore.estimate import BlurEstimator, NotEstimatedError
@@ -23,9 +24,9 @@ from parfocal.models.restore.traits import NAMES, traits
 from parfocal.models.restore.unet import UnetRestorer
 from parfocal.models.restore.unet_net import RestoreNet, prepare
 from parfocal.models.training.chunks import Source, object_bank
-from parfocal.models.training.fields import Split
-from parfocal.models.training.publish import SOURCES
+from parfocal.models.training.fields import Split, fields_used
 from parfocal.models.training.restore_pairs import Pair, PairMaker
+from parfocal.models.training.train_defocus import pick_device
 from parfocal.models.training.train_restore import RestoreRecipe
 
 TRAINING_FRAMES, VALIDATION_FRAMES, SPECIMENS = 480, 300, 200
@@ -55,7 +56,7 @@ def publish_restore(network: RestoreNet, recipe: RestoreRecipe, out: Path, *, fi
     ModelError
         The gate lets none of the frames through: there is nothing to calibrate on.
     """
-    _write(network, recipe, out, NEUTRAL, {"sd_scale": 1.0}, {}, real=bool(fields))
+    _write(network, recipe, out, NEUTRAL, {"sd_scale": 1.0}, {}, fields)
     restorer, estimator = UnetRestorer({"card": str(out / "restore.json"), "precision": "float32"}), BlurEstimator()
     known = list(_seen(restorer, estimator, _pairs(fields, "train", TRAINING_FRAMES, recipe)))
     held_out = list(_seen(restorer, estimator, _pairs(fields, "validation", VALIDATION_FRAMES, recipe)))
@@ -65,21 +66,22 @@ def publish_restore(network: RestoreNet, recipe: RestoreRecipe, out: Path, *, fi
     # The median frame decides: one that was got quite wrong must not make all the others look unsure.
     scale = float(np.sqrt(np.median([one.ratio for one in held_out])))
     validation = {"frames": len(held_out), "gain_db": float(np.mean([one.gain_db for one in held_out]))}
-    return _write(network, recipe, out, strangeness, {"sd_scale": scale}, validation, real=bool(fields))
+    return _write(network, recipe, out, strangeness, {"sd_scale": scale}, validation, fields)
 
 
 def _write(
     network: RestoreNet, recipe: RestoreRecipe, out: Path, strangeness: Strangeness, calibration: dict[str, float],
-    validation: dict[str, Any], *, real: bool,
+    validation: dict[str, Any], fields: Path | None,
 ) -> ModelCard:  # fmt: skip
     state = {name: value.detach() for name, value in network.state_dict().items()} | strangeness.state()
     sha = save_weights(state, out / "restore.safetensors")
     said = {name: value for name, value in asdict(recipe).items() if name not in UNTOLD}
+    said["precision"] = settled(recipe.precision, pick_device(recipe.device).type)
     card = ModelCard(
         name="restore", version=__version__, architecture="RestoreNet", weights_file="restore.safetensors",
         weights_sha256=sha,
         input={"pixels": "raw counts, any gain and offset", "told": "optics, defocus and its sd", "min_px": 64},
-        training={**said, "fields": list(SOURCES) if real else []},
+        training={**said, "fields": fields_used(fields), "went_on": bool(recipe.start_from)},
         measured={"calibration": calibration, "validation": validation},
         notes=(
             "Splits are by field or cell, never by patch.", "Apertures in HELD_OUT_NA are never trained on.",

@@ -11,8 +11,9 @@ from typing import Any
 
 from parfocal.models.training.evaluate_restore import IDENTITY, Peers, estimator, run
 from parfocal.models.training.restore_cases import DEPTHS, PHOTONS, Sample, cases, samples
+from parfocal.models.training.restore_cost import costs
 from parfocal.models.training.restore_refusals import refusal_frames, refusals
-from parfocal.models.training.restore_stacks import far_table, stack_table, stray_frames
+from parfocal.models.training.restore_stacks import far_frames, far_table, stack_table, stray_frames
 from parfocal.models.training.restore_tables import gains, goals, table
 
 FIELDS, SIZE_PX, PER_KIND = 24, 256, 24
@@ -73,11 +74,12 @@ def measure(peers: Peers, plan: Plan) -> dict[str, Any]:
         "held out": {"table": table(rows), "gains": gains(rows)}, "true blur": {"table": table(told)},
     }  # fmt: skip
     bad = refusal_frames(drawn, seed=plan.seed, per_kind=plan.per_kind)
-    strays = stray_frames(plan.stacks) if plan.stacks is not None else iter(())
-    found["refusals"] = refusals(itertools.chain(bad, strays), peers.here, estimate)
+    strays = [stray_frames(plan.stacks), far_frames(plan.stacks)] if plan.stacks is not None else []
+    found["refusals"] = refusals(itertools.chain(bad, *strays), peers.here, estimate)
     if plan.stacks is not None:
         found["series"] = stack_table(plan.stacks, peers.here, estimate)
         found["series"] += far_table(plan.stacks, peers.here, estimate)
+    found["cost"] = costs(peers.here)
     found["goals"] = {method: goals(found, method) for method in peers.here if method != IDENTITY}
     return found
 

@@ -38,6 +38,9 @@ OTHER_LIGHT: Mapping[str, tuple[str, Optics]] = {
 }
 """Name and optics of the series that fluorescence is not: apertures, and the pixel of the second, are assumed."""
 NEAR_FOLDER, FAR_FOLDER, FAR_NAME = "bbbc006/in_focus", "bbbc006/z00_far", "bbbc006, 32 um out of focus"
+FAR_KIND = "32 um out of focus, real"
+"""The same fields as frames to be refused: the series' notes say that they are far out of focus. With the aperture
+assumed, 32 um are 9 depths of field; restoring is for up to 6."""
 FAR_OPTICS = Optics(na=0.45, pixel_um=0.645, emission_um=0.46)
 """At 20x; the aperture is assumed. The fields in focus are others of the same plate, so there is no truth pixel by
 pixel."""
@@ -79,6 +82,12 @@ def stray_frames(folder: Path) -> Iterator[tuple[str, NDArray[Any], Optics]]:
         if optics is not None:
             for path in series.planes:
                 yield name, read_plane(path), optics
+
+
+def far_frames(folder: Path) -> Iterator[tuple[str, NDArray[Any], Optics]]:
+    """Real frames that must not be restored: farther out of focus than anything can be told of."""
+    for path in sorted((folder / FAR_FOLDER).glob("*.tif")):
+        yield FAR_KIND, read_plane(path), FAR_OPTICS
 
 
 def stack_table(folder: Path, restorers: Mapping[str, Restorer], estimate: Estimate) -> list[dict[str, Any]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from parfocal.models.restore.base import Verdict
 from parfocal.models.training.evaluate_restore import IDENTITY, Row
+from parfocal.models.training.restore_stacks import FAR_KIND
 from parfocal.models.training.restore_structures import added
 
 FILTERS = ("wiener", "richardson_lucy")
@@ -17,6 +18,8 @@ PEER = "comi"
 """And the historical one."""
 Frames = list[dict[str, Row]]
 """The rows of every frame by method."""
+Asked = tuple[str, str, float, Callable[[float], bool]]
+"""What is asked, how much, what was found, and whether that is enough."""
 
 
 def by_frame(rows: Iterable[Row]) -> Frames:
@@ -107,13 +110,13 @@ def goals(found: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
     Parameters
     ----------
     found : mapping
-        Of `restore_report.measure`: ``held out`` with its ``table``, ``refusals``, ``series``.
+        Of `restore_report.measure`: ``held out`` with its ``table``, ``refusals``, ``series``, ``cost``.
     method : str
     """
     held = found["held out"]["table"].get(method)
     if held is None:
         return []
-    asked: list[tuple[str, str, Any, Callable[[float], bool]]] = [
+    asked: list[Asked] = [
         ("gain over affine identity, dB", ">= 5", held["gain"], lambda x: x >= 5.0),
         ("lead over the better of Wiener and RL, image by image, dB", ">= 1", held["over_filters"], lambda x: x >= 1.0),
         ("lead over the better of their means, dB", ">= 1", held["over_filter_means"], lambda x: x >= 1.0),
@@ -131,14 +134,34 @@ def goals(found: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
     if series:
         worse = float(sum(row["worse"] for row in series))
         asked.append(("planes of real series made worse", "0", worse, lambda x: x == 0.0))
-    if found.get("refusals"):
-        bad = found["refusals"]["all"]["methods"].get(method, {}).get("refused", np.nan)
-        asked.append(("frames beyond recovery, empty or unlike refused", ">= 0.95", bad, lambda x: x >= 0.95))
+    asked += [*_refusals_asked(found.get("refusals") or {}, method), *_costs_asked(found.get("cost") or {}, method)]
     return [
         {"what": what, "reach": reach, "found": float(value), "reached": bool(test(value))}
         for what, reach, value, test in asked
         if np.isfinite(value)
     ]
+
+
+def _refusals_asked(refusals: Mapping[str, Any], method: str) -> Iterator[Asked]:
+    """Of all frames that should be refused, and of the real ones far out of focus by themselves."""
+    for kind, what in (("all", "frames beyond recovery, empty or unlike refused"), (FAR_KIND, f"{FAR_KIND}: refused")):
+        if kind in refusals:
+            bad = refusals[kind]["methods"].get(method, {}).get("refused", np.nan)
+            yield what, ">= 0.95", bad, lambda x: x >= 0.95
+
+
+def _costs_asked(cost: Mapping[str, Mapping[str, float]], method: str) -> Iterator[Asked]:
+    """Less work than the peer, and quick, as far as both were measured."""
+    mine, peer = cost.get(method, {}), cost.get(PEER, {})
+    if method != PEER and mine.get("gmac") and peer.get("gmac"):
+        yield "times less work than the CycleGAN", ">= 20", peer["gmac"] / mine["gmac"], lambda x: x >= 20.0
+    if "ms" in mine:
+        yield (
+            "a 512 px frame on one core, gate included, ms of processor time",
+            "<= 60",
+            mine["ms"],
+            lambda x: x <= 60.0,
+        )
 
 
 def _cell(frames: Frames, method: str) -> dict[str, Any]:

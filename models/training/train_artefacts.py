@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +20,9 @@ from parfocal.models.base import ModelCard
 from parfocal.models.cards import save_card, save_weights
 from parfocal.models.metrics.markers import MARKER_NAMES, MARKERS, markers
 from parfocal.models.training.degradations import ARTEFACTS, NOISES, TABLE1
-from parfocal.models.training.publish import SOURCES
+from parfocal.models.training.fields import check_fields, fields_used
 from parfocal.models.training.quality_data import QualitySource, raw_chunk
+from parfocal.models.training.workers import worker_pool
 
 log = structlog.get_logger()
 
@@ -108,8 +107,7 @@ def measure(source: QualitySource, images: int, workers: int) -> Measured:
     numbers = range(-(-images // CHUNK))
     if workers == 0:
         return _joined(map(partial(measure_chunk, source), numbers))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with worker_pool(workers) as pool:
         return _joined(pool.map(partial(measure_chunk, source), numbers))
 
 
@@ -160,6 +158,7 @@ def evaluate(classifier: Classifier, measured: Measured) -> dict[str, Any]:
 
 def publish(recipe: ArtefactRecipe, out: Path) -> ModelCard:
     """Make the data, train, judge on held-out fields, and write ``artefacts.safetensors`` and ``artefacts.json``."""
+    check_fields(recipe.fields, ("train", "test"))
     source = QualitySource(recipe.fields, "train", recipe.procedural, seed=recipe.seed)
     classifier = train(measure(source, recipe.images, recipe.workers), recipe, report=_log)
     found = {}
@@ -185,7 +184,7 @@ def write(classifier: Classifier, recipe: ArtefactRecipe, found: Mapping[str, An
             "images": recipe.images, "epochs": recipe.epochs, "seed": recipe.seed, "procedural": recipe.procedural,
             "levels": {name: list(values) for name, values in TABLE1.items()},
             "shares": {name: list(values) for name, values in SHARES.items()},
-            "fields": list(SOURCES) if recipe.fields else [],
+            "fields": fields_used(recipe.fields),
         },
         measured=dict(found),
         notes=(

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import structlog
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from parfocal import __version__
 from parfocal.models.base import ModelCard, ModelError
 from parfocal.models.cards import save_card, save_weights
+from parfocal.models.precision import settled, training_autocast
 from parfocal.models.restore.comi_net import (
     BLOCKS,
     WIDTH,
@@ -31,6 +32,7 @@ from parfocal.models.restore.comi_net import (
     to_network,
 )
 from parfocal.models.training.chunks import Source, chunks
+from parfocal.models.training.fields import fields_used
 from parfocal.models.training.restore_chunks import make_pair_chunk
 from parfocal.models.training.restore_comi_features import QualityFeatures, load_vgg19
 from parfocal.models.training.restore_comi_loss import Images, Style, discriminator_loss, generator_parts, weighted
@@ -108,7 +110,7 @@ class ComiRecipe:
     workers: int = 1
     threads: int = 1
     device: str = "auto"
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: str = "auto"
     checkpoint_every: int = 10
 
 
@@ -235,7 +237,7 @@ class Job:
 
     def _step(self, blurred: Tensor, sharp: Tensor) -> dict[str, float]:
         """Both discriminators, then both generators, as the code does."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+        with training_autocast(self.recipe.precision, self.device.type):
             to_sharp, to_blurred = self._directions(blurred, sharp)
             found = self._judge(to_sharp, to_blurred)
             return found | self._make(to_sharp, to_blurred)
@@ -355,7 +357,8 @@ def publish_comi(network: ComiGenerator, recipe: ComiRecipe, out: Path, seconds:
             "blocks": recipe.blocks, "upsampling": recipe.upsampling, "residual": recipe.residual,
         },
         training={
-            **told, "size_px": side, "fields": bool(recipe.fields), "machine": machine, "seconds": round(seconds, 1),
+            **told, "precision": settled(recipe.precision, progress.device), "size_px": side,
+            "fields": fields_used(recipe.fields), "machine": machine, "seconds": round(seconds, 1),
             "steps": progress.steps, "content": "VGG-19 conv3_3" if recipe.vgg19 else "quality network, first block",
         },
         measured={"parameters": parameters_of(network), "gmac_512": round(gmac(network), 2)},

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from parfocal.models.defocus_net import CompactDefocusNet, normalise
+from parfocal.models.precision import training_autocast
 from parfocal.models.training.chunks import Source, chunks
 from parfocal.models.training.defocus_loss import defocus_loss
 from parfocal.models.yang2018 import INPUT_SCALE, LEVELS, PATCH_PX, YangNet, ranked_probability_loss
@@ -33,18 +34,19 @@ class Recipe:
     architecture: str = "compact"
     chunks: int = 300
     chunk_examples: int = 256
-    passes: int = 3
+    passes: int = 2
     batch: int = 32
     buffer_chunks: int = 60
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     weight_decay: float = 1e-4
-    seed: int = 1
+    seed: int = 33
     size_px: int = 256
     procedural: int = 1400
     fields: str | None = None
     workers: int = 1
     threads: int = 1
     device: str = "auto"
+    precision: str = "auto"
     checkpoint_every: int = 40
     start_from: str | None = None
 
@@ -155,7 +157,7 @@ class _Job:
     def _step(self, arrays: dict[str, NDArray[Any]]) -> dict[str, float]:
         batch = {name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()}
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with training_autocast(self.recipe.precision, self.device.type):
             parts = self._compact(batch) if self.recipe.architecture == "compact" else self._yang(batch)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from parfocal import UsageError
 from parfocal.models.base import ModelError
+from parfocal.models.precision import training_autocast
 from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import WEIGHT_FLOOR, PaperQualityNet
 from parfocal.models.quality_student import StudentQualityNet, outputs
@@ -173,7 +174,7 @@ class QualityJob:
             mixed=self.recipe.mixed if student else 0.0, device=self.device,
         )  # fmt: skip
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with training_autocast(self.recipe.precision, self.device.type):
             parts = self._student(batch) if student else self._paper(batch)
         parts["total"].backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from parfocal.models.precision import training_autocast
 from parfocal.models.restore.unet_net import RestoreNet
 from parfocal.models.training.chunks import Source, chunks
 from parfocal.models.training.restore_chunks import make_pair_chunk
@@ -47,6 +48,7 @@ class RestoreRecipe:
     workers: int = 1
     threads: int = 1
     device: str = "auto"
+    precision: str = "auto"
     checkpoint_every: int = 20
     start_from: str | None = None
 
@@ -135,7 +137,7 @@ class _Job:
     def _step(self, held: deque[dict[str, NDArray[Any]]]) -> dict[str, float]:
         batch = self._batch(held)
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with training_autocast(self.recipe.precision, self.device.type):
             restored, log_sd = self.network(batch["channels"], batch["conditions"])
         parts = restore_loss(restored.float(), log_sd.float(), batch["truth"], batch["range"])
         parts["total"].backward()  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 import tifffile
 from typer.testing import CliRunner
 
@@ -275,6 +276,24 @@ def test_tools_get_the_rest_of_the_line_and_say_how_it_went(invoke: Invoke, monk
     assert invoke("bench", "focus", "--json").exit_code == 7
     assert invoke("bench", "--json").exit_code == 7
     assert got == [["--steps", "10", "-v", "x"], ["--help"], [], ["focus", "--json"], ["--json"]]
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_who_waits_long_is_told_how_far_it_is(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    module = ModuleType("fake_tool")
+
+    def slow(_: list[str]) -> int:
+        structlog.get_logger().info("trained", chunk=5, of=300)
+        return 0
+
+    module.tool = slow  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_tool", module)
+    monkeypatch.setattr(tools, "TRAINERS", {"defocus": "fake_tool:tool"})
+    monkeypatch.setattr(tools, "EVALUATORS", {"defocus": "fake_tool:tool"})
+    told = invoke(verb, "defocus")
+    record = json.loads(told.stderr)
+    assert (record["event"], record["chunk"], record["of"]) == ("trained", 5, 300)
+    assert told.stdout == ""  # which is for the tables
 
 
 def test_a_tool_that_is_not_there_is_one_message(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

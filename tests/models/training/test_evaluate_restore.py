@@ -25,6 +25,7 @@ from parfocal.models.training.evaluate_restore import (
     truly,
 )
 from parfocal.models.training.restore_cases import RestoreCase, cases, samples
+from parfocal.models.training.restore_stacks import FAR_KIND
 from parfocal.models.training.restore_structures import Count
 from parfocal.simulator.optics import Optics
 
@@ -198,3 +199,25 @@ def test_goals_say_what_fell_short() -> None:
         "frames beyond recovery, empty or unlike refused": True,
     }
     assert tables.goals(found, "comi") == []
+
+
+def test_work_time_and_real_far_frames_are_asked_where_they_were_measured() -> None:
+    def asked(**more: Any) -> dict[str, tuple[float, bool]]:
+        found = {"held out": {"table": tables.table(ROWS)}, **more}
+        return {one["what"]: (one["found"], one["reached"]) for one in tables.goals(found, "unet")}
+
+    work, time_ = "times less work than the CycleGAN", "a 512 px frame on one core, gate included, ms of processor time"
+    far = "32 um out of focus, real: refused"
+    none = asked()
+    assert not {work, time_, far} & set(none)
+    reached = asked(
+        cost={"unet": {"gmac": 3.0, "ms": 59.0}, "comi": {"gmac": 60.0}},
+        refusals={"all": {"methods": {"unet": {"refused": 0.9}}}, FAR_KIND: {"methods": {"unet": {"refused": 1.0}}}},
+    )
+    assert (reached[work], reached[time_], reached[far]) == ((20.0, True), (59.0, True), (1.0, True))
+    short = asked(
+        cost={"unet": {"gmac": 3.0, "ms": 61.0}, "comi": {"gmac": 57.0}},
+        refusals={"all": {"methods": {"unet": {"refused": 0.9}}}, FAR_KIND: {"methods": {"unet": {"refused": 0.5}}}},
+    )
+    assert (short[work], short[time_], short[far]) == ((19.0, False), (61.0, False), (0.5, False))
+    assert work not in asked(cost={"unet": {"gmac": 3.0}})

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,20 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from parfocal import UsageError
-from parfocal.models.training.fields import SKIPPED, edge_sharpness, group_of, load_fields, split_of
+from parfocal.models.training.fieldfiles import BEYOND, FLAT, RESTORED, SMALL, UNREADABLE
+from parfocal.models.training.fields import (
+    OTHER_FOLDER,
+    SKIPPED,
+    SOFT,
+    check_fields,
+    edge_sharpness,
+    fields_used,
+    group_of,
+    load_fields,
+    split_of,
+    survey,
+)
+from tests.models.training.test_fieldfiles import restored_file
 
 SPLITS = ("train", "validation", "test")
 NAMES = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGH0123456789_-. ", min_size=1, max_size=30)
@@ -121,3 +135,99 @@ def test_a_folder_without_images_is_said(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(UsageError, match="no TIFF"):
         load_fields(tmp_path, "train")
+    with pytest.raises(UsageError, match="no TIFF or PNG"):
+        check_fields(tmp_path)
+
+
+# --- what is used, what is left out, and that it is said --------------------------------------------------------------
+
+
+def named(source: str, split: str, count: int) -> list[str]:
+    """File names that belong to a split, in a folder of this name."""
+    return [name for n in range(400) if split_of(f"{source}/{(name := f'view{n}')}") == split][:count]
+
+
+def write(folder: Path, split: str, images: list[NDArray[np.generic]]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, image in zip(named(folder.name, split, len(images)), images, strict=True):
+        tifffile.imwrite(folder / f"{name}.tif", image, photometric="minisblack")
+
+
+def test_floats_from_0_to_1_are_fields_as_counts_are(tmp_path: Path) -> None:
+    counts = field(3)
+    write(tmp_path / "counts", "train", [counts])
+    write(tmp_path / "floats", "train", [counts.astype(np.float32) / 65535])
+    both = {one.source: one.image for one in load_fields(tmp_path, "train")}
+    assert both.keys() == {"counts", "floats"}
+    np.testing.assert_allclose(both["floats"], both["counts"], atol=1e-4)
+
+
+def test_images_in_the_folder_itself_are_one_source_by_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    write(folder, "train", [field(n) for n in range(5)])
+    found = load_fields(folder, "train")
+    assert {one.source for one in found} == {"mine"}
+    assert len(found) == 3  # the sharpest 0.6 of one source, not all of five
+    assert fields_used(folder) == {"mine": 3}
+
+
+def test_a_folder_named_for_itself_is_used_whatever_it_is_called(tmp_path: Path) -> None:
+    write(tmp_path / SKIPPED[0], "train", [field(1)])
+    assert fields_used(tmp_path / SKIPPED[0]) == {SKIPPED[0]: 1}
+
+
+def test_the_count_of_what_is_used_is_what_is_loaded(folder: Path) -> None:
+    for split in SPLITS:
+        loaded = load_fields(folder, split)  # type: ignore[arg-type]
+        for source, tally in survey(folder).items():
+            assert tally.used[split] == sum(one.source == source for one in loaded)  # type: ignore[index]
+    assert fields_used(str(folder)).keys() == {"alpha", "beta"}
+    assert fields_used(None) == {}
+
+
+def test_what_is_left_out_is_said_with_its_reason(tmp_path: Path) -> None:
+    good: list[NDArray[np.generic]] = [field(n) for n in range(4)]
+    bad: list[NDArray[np.generic]] = [
+        field(9, (100, 160)), np.full((160, 160), 7, dtype=np.uint16), field(8, (11, 160, 160)),
+    ]  # fmt: skip
+    write(tmp_path / "cells", "train", good + bad)
+    (tmp_path / "cells" / "broken.tif").write_bytes(b"II*\x00 no TIFF at all")
+    restored_file(tmp_path / "cells" / "restored.ome.tif", field(1))
+    (tmp_path / SKIPPED[0]).mkdir()
+    tifffile.imwrite(tmp_path / SKIPPED[0] / "a.tif", field(2))
+    with structlog.testing.capture_logs() as said:
+        check_fields(tmp_path)
+    (told,) = [one for one in said if one["event"] == "fields" and one["source"] == "cells"]
+    used = told["train"]
+    assert told["left_out"] == {SMALL: 1, FLAT: 1, BEYOND: 3, UNREADABLE: 1, RESTORED: 1, SOFT: 4 + 8 - used}
+    warned = {one["why"]: one for one in said if one["event"] == "images left out"}
+    assert warned.keys() == {SMALL, FLAT, UNREADABLE, RESTORED}
+    assert "broken.tif" in warned[UNREADABLE]["for_example"]
+    assert "restored.ome.tif" in warned[RESTORED]["for_example"]
+    (skipped,) = [one for one in said if one["event"] == "fields" and one["source"] == SKIPPED[0]]
+    assert skipped["left_out"] == {OTHER_FOLDER: 1}
+    assert sum(one["log_level"] == "warning" and "validation" in one["event"] for one in said) == 1
+
+
+def test_a_split_that_is_empty_is_warned_of_if_it_is_needed(tmp_path: Path) -> None:
+    write(tmp_path / "cells", "train", [field(1)])
+    write(tmp_path / "cells", "validation", [field(2)])
+    with structlog.testing.capture_logs() as said:
+        check_fields(tmp_path)
+    assert not [one for one in said if one["log_level"] == "warning"]
+    with structlog.testing.capture_logs() as said:
+        check_fields(tmp_path, ("train", "test"))
+    assert [one["event"].split(":")[0] for one in said if one["log_level"] == "warning"] == [
+        "no field of the test split"
+    ]  # fmt: skip
+
+
+def test_a_folder_of_which_nothing_trains_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "cells", "test", [field(1), field(2)])
+    with pytest.raises(UsageError, match=r"no field is in the train split \(0 validation, 2 test"):
+        check_fields(tmp_path)
+    (tmp_path / "small").mkdir()
+    write(tmp_path / "small" / "cells", "train", [field(1, (90, 90))])
+    with pytest.raises(UsageError, match=r"can be trained on \(1 smaller than 128 px\)"):
+        check_fields(tmp_path / "small")
+    check_fields(None)

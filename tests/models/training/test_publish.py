@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from parfocal.models.training.publish import publish
 from parfocal.models.training.train_defocus import Recipe, train
 from parfocal.simulator.optics import Imager, Optics
 from parfocal.simulator.specimens import make_specimen
+from tests.models.training.test_fields import field, write
 
 TINY = Recipe(
     chunks=2, chunk_examples=8, passes=1, batch=8, buffer_chunks=2, size_px=128, procedural=8, workers=0, seed=5,
@@ -76,8 +78,18 @@ def test_the_card_says_how_it_was_made_and_no_path(published: tuple[Path, ModelC
     assert 0.0 < calibration["floor"] <= 0.02
     assert 0.0 < calibration["signal_from"] < 1.0
     assert card.training["seed"] == 5
-    assert card.training["fields"] == []
+    assert card.training["fields"] == {}
+    assert card.training["went_on"] is False
     assert not {"start_from", "workers"} & set(card.training)
+
+
+def test_a_card_tells_of_the_fields_that_were_used_and_of_stages(tmp_path: Path) -> None:
+    write(tmp_path / "mine", "train", [field(n) for n in range(5)])
+    recipe = replace(TINY, start_from=str(tmp_path / "secret.safetensors"))
+    card = publishing._card(recipe, "0" * 64, publishing.NEUTRAL, tmp_path)
+    assert card.training["fields"] == {"mine": 3}
+    assert card.training["went_on"] is True
+    assert "secret" not in str(card)
 
 
 def test_weights_of_another_training_are_refused(published: tuple[Path, ModelCard], tmp_path: Path) -> None:

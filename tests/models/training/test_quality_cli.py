@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from parfocal import UsageError
 from parfocal.models.base import ModelCard
@@ -15,6 +16,7 @@ from parfocal.models.training import quality_publish
 from parfocal.models.training import train_quality as trainer
 from parfocal.models.training.quality_cli import evaluate_quality, peer_of, peers_of, train_quality
 from parfocal.models.training.quality_recipe import QualityRecipe
+from tests.models.training.test_fields import field, write
 
 FRC = {"frc": {"form": "log2_px", "mean": 2.0, "sd": 0.5}}
 MM = {"mm": {"form": "logit", "mean": 0.0, "sd": 1.0}}
@@ -59,6 +61,7 @@ def test_one_command_trains_on_a_folder_and_gives_a_card_with_tables(
 ) -> None:
     fields, out = tmp_path / "fields", tmp_path / "out"
     fields.mkdir()
+    write(fields / "cells", "train", [field(1)])
     assert train_quality(["--fields", str(fields), "--out", str(out), "--chunks", "7", "--seed", "3"]) == 0
     recipe = asked["recipe"]
     assert (recipe.network, recipe.target, recipe.chunks, recipe.seed) == ("student", "both", 7, 3)
@@ -82,11 +85,12 @@ def test_every_option_reaches_the_recipe(asked: dict[str, Any], tmp_path: Path) 
     train_quality(
         ["--out", str(tmp_path / "out"), "--no-tables", "--network", "paper", "--target", "frc", "--patches", "16",
          "--batch", "8", "--learning-rate", "3e-4", "--scaling", "paper", "--images", "12", "--size-px", "512",
-         "--workers", "0", "--threads", "2", "--mm-form", "probability", "--passes", "2.5"]
+         "--workers", "0", "--threads", "2", "--mm-form", "probability", "--passes", "2.5", "--precision", "float32"]
     )  # fmt: skip
     assert asked["recipe"] == QualityRecipe(
         network="paper", target="frc", patches=16, batch=8, learning_rate=3e-4, scaling="paper", chunk_images=12,
         size_px=512, workers=0, threads=2, mm_form="probability", passes=2.5,
+        precision="float32",
     )  # fmt: skip
 
 
@@ -101,6 +105,33 @@ def test_a_folder_that_is_not_there_is_said_at_once(asked: dict[str, Any], optio
         with pytest.raises(UsageError, match="no such folder"):
             command([option, "/not/there"])
     assert asked == {}
+
+
+def test_a_folder_that_leaves_nothing_to_train_on_is_refused_before_the_training(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    write(tmp_path / "cells", "test", [field(1)])
+    with pytest.raises(UsageError, match="no field is in the train split"):
+        train_quality(["--fields", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert asked == {}
+
+
+@pytest.mark.parametrize(("tables", "warned"), [("--tables", 2), ("--no-tables", 1)])
+def test_the_splits_that_tables_need_are_asked_for_only_with_them(
+    asked: dict[str, Any], tmp_path: Path, tables: str, warned: int
+) -> None:
+    write(tmp_path / "cells", "train", [field(1)])
+    with structlog.testing.capture_logs() as said:
+        train_quality(["--fields", str(tmp_path), "--out", str(tmp_path / "out"), tables])
+    assert sum(one["log_level"] == "warning" for one in said) == warned
+
+
+def test_the_folders_of_bad_images_are_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (train_quality, evaluate_quality):
+        with pytest.raises(SystemExit):
+            command(["--help"])
+        told = capsys.readouterr().out
+        assert all(name in told for name in ("vignetted", "live_low_snr", "bbbc006/z00_far"))
 
 
 def test_the_packaged_cards_are_evaluated_unless_others_are_named(

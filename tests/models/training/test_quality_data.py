@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from numpy.typing import NDArray
 
 from parfocal.models.artefacts import Classifier
 from parfocal.models.base import ModelError
 from parfocal.models.training import quality_data
-from parfocal.models.training.degradations import MAX_LEVEL, MixedNoise, illumination
+from parfocal.models.training.degradations import MAX_LEVEL, MixedNoise
 from parfocal.models.training.fields import Field
 from parfocal.models.training.objects import ObjectBank
 from parfocal.models.training.quality_data import (
@@ -20,13 +21,21 @@ from parfocal.models.training.quality_data import (
     QualitySource,
     QualitySynthesiser,
     chunks,
-    flattened,
     label,
     objects,
     quality_chunk,
     raw_chunk,
+    real_objects,
     spatially_varying,
 )
+from tests.models.training.test_fields import write
+
+
+def blocks(seed: int, levels: int = 4000) -> NDArray[np.uint16]:
+    """A field with steep edges all over."""
+    values = np.random.default_rng(seed).integers(0, levels, (20, 20)) * (4000 // (levels - 1))
+    return np.kron(values, np.ones((8, 8))).astype(np.uint16)
+
 
 SOURCE = QualitySource(fields=None, split="train", procedural=10, size_px=96, seed=11)
 
@@ -151,30 +160,6 @@ def test_real_fields_are_shrunk_and_mirrored_to_fill() -> None:
         assert image.std() > 0.1
 
 
-def uneven_fields(count: int) -> list[Field]:
-    """Random blocks under a light that leaves a third in the corners."""
-    rng = np.random.default_rng(0)
-    light = illumination((160, 160), 0.45)
-    return [
-        Field((np.kron(rng.random((20, 20)), np.ones((8, 8))) * light).astype(np.float32), str(index), "lit")
-        for index in range(count)
-    ]
-
-
-def test_uneven_light_is_taken_out_of_many_fields() -> None:
-    flat = np.mean([field.image for field in flattened(uneven_fields(60))], axis=0)
-    raw = np.mean([field.image for field in uneven_fields(60)], axis=0)
-    for image, low, high in ((raw, 0.0, 0.45), (flat, 0.8, 1.25)):
-        corners = np.mean([image[r : r + 20, c : c + 20].mean() for r in (0, 140) for c in (0, 140)])
-        assert low < corners / image[60:100, 60:100].mean() < high
-
-
-def test_few_fields_are_left_as_they_are() -> None:
-    few = uneven_fields(5)
-    for before, after in zip(few, flattened(few), strict=True):
-        np.testing.assert_array_equal(before.image, after.image)
-
-
 def test_the_split_says_which_fields_are_used(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
     rng = np.random.default_rng(0)
@@ -184,6 +169,34 @@ def test_the_split_says_which_fields_are_used(tmp_path: Path) -> None:
     source = replace(SOURCE, fields=tmp_path, procedural=0)
     one, two = (objects(replace(source, split=split), 1)[0] for split in ("train", "test"))
     assert not np.array_equal(one, two)
+
+
+def test_an_image_says_whether_it_is_of_a_real_field(tmp_path: Path) -> None:
+    # A folder that is called like a kind of specimen: its name does not tell.
+    write(tmp_path / "nuclei", "train", [blocks(seed) for seed in range(3)])
+    both = replace(SOURCE, fields=tmp_path, size_px=64)
+    only = replace(both, procedural=0)
+    assert quality_chunk(only, 0, 6)["real"].all()
+    assert not quality_chunk(SOURCE, 0, 6)["real"].any()
+    mixed = quality_chunk(both, 0, 60)["real"]
+    assert 10 < mixed.sum() < 50
+    assert [one.real for one in raw_chunk(both, 0, 60)] == mixed.tolist()
+
+
+def test_the_objects_of_a_table_say_so_too(tmp_path: Path) -> None:
+    # Real ones are black and white, procedural ones have greys.
+    write(tmp_path / "mine", "train", [blocks(seed, levels=2) for seed in range(3)])
+    source = replace(SOURCE, fields=tmp_path, size_px=64)
+    real = real_objects(source, 30)
+    assert 5 < sum(real) < 25
+    bank = quality_data._synthesiser(source).bank
+    rng = np.random.default_rng((source.seed, 3))
+    again = [(bank.sample(64, rng)[0], bank.real) for _ in range(30)]
+    assert [kind == "mine" for kind, _ in again] == [flag for _, flag in again] == real
+    varying = real_objects(source, 12, varying=True)
+    for number, flag in enumerate(varying):
+        kind, _ = bank.sample(64, np.random.default_rng((source.seed, number, 2)))
+        assert (kind == "mine") == flag
 
 
 def test_images_that_get_worse_downwards_come_with_the_truth_of_each_row() -> None:

@@ -20,6 +20,7 @@ from parfocal.models.training.quality_measures import Said
 from parfocal.models.training.quality_publish import add_tables, calibration, publish
 from parfocal.models.training.quality_recipe import QualityRecipe
 from parfocal.models.training.train_quality import Trained
+from tests.models.training.test_fields import field, write
 
 LABELS = {"frc": LabelScale("frc", "log2_px", 2.0, 0.5), "mm": LabelScale("mm", "logit", 0.0, 2.0)}
 
@@ -64,17 +65,20 @@ def test_a_published_student_is_a_model(tmp_path: Path, fake_stream: list[str]) 
 
 def test_the_card_says_what_was_measured_and_not_where(tmp_path: Path) -> None:
     fields = tmp_path / "secret"
+    fields.mkdir()
     for name in ("cells", "vignetted"):
-        (fields / name).mkdir(parents=True)
+        write(fields / name, "train", [field(1), field(2)])
     card = load_card(student(tmp_path, fields=str(fields)))
     assert card.measured["validation"]["images"] == 32
     assert {"frc_spearman", "frc_mae_sd", "mm_spearman", "artefact_accuracy"} <= set(card.measured["validation"])
     assert set(card.measured["calibration"]) == {"frc", "mm"}
     assert 0 <= card.measured["bfloat16_error_sd"] < 0.5
     assert card.training["labels"] == {target: scale.to_json() for target, scale in LABELS.items()}
-    assert card.training["fields"] == ["cells"]  # those that were used
+    assert card.training["fields"] == {"cells": 2}  # those that were used
     assert "secret" not in str(card)
     assert card.input["scaling"] == "fixed"
+    assert {"mixed", "graded", "order", "went_on"} <= set(card.training)
+    assert "patches" not in card.training  # of the paper's network
 
 
 def test_the_papers_network_is_measured_as_it_is_kept(tmp_path: Path) -> None:
@@ -83,6 +87,8 @@ def test_the_papers_network_is_measured_as_it_is_kept(tmp_path: Path) -> None:
     recipe = QualityRecipe(network="paper", target="mm")
     path = publish(Trained(network, {"mm": LABELS["mm"]}, recipe), tmp_path, images=16)
     assert path.name == "quality_mm.json"
+    assert not {"mixed", "graded", "order", "heads_only", "teachers"} & set(load_card(path).training)
+    assert load_card(path).training["patches"] == 128
     assert weights_path(load_card(path), path).stat().st_size < 11e6
     kept = network.state_dict()["features.0.weight"]
     assert torch.equal(kept, kept.half().float())

@@ -13,6 +13,7 @@ from parfocal import UsageError
 from parfocal.daemon.commands.tools import EVALUATORS, TRAINERS
 from parfocal.models.training import (
     evaluate_restore,
+    fields,
     restore_cli,
     restore_figure,
     restore_kinds,
@@ -26,7 +27,13 @@ Calls = list[tuple[str, Any]]
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+def checked() -> list[Any]:
+    """Which folders were looked through, and for which splits."""
+    return []
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, checked: list[Any]) -> Calls:
     seen: Calls = []
 
     def train(recipe: Any, out: Path) -> str:
@@ -46,6 +53,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         restore_report, "measure", lambda made, plan: seen.append(("measure", plan)) or {"a": float("nan")}
     )
     monkeypatch.setattr(restore_report, "render", lambda found: "rendered")
+    monkeypatch.setattr(fields, "check_fields", lambda *given: checked.append(given))
     monkeypatch.setattr(restore_figure, "figure", lambda made, seed: Image.new("RGB", (4, 4)))
     return seen
 
@@ -78,9 +86,9 @@ def test_kinds_are_the_recipe_of_their_options(calls: Calls, tmp_path: Path) -> 
 def test_a_unet_is_the_recipe_of_its_options_and_is_published(calls: Calls, tmp_path: Path) -> None:
     given = ["--method", "unet", "--chunks", "3", "--size-px", "128", "--seed", "9", "--workers", "0"]
     assert restore_cli.train_restore([*given, "--fields", str(tmp_path), "--out", str(tmp_path / "new")]) == 0
-    (_, (recipe, out)), (_, fields) = calls
+    (_, (recipe, out)), (_, folder) = calls
     assert recipe == train_restore.RestoreRecipe(chunks=3, size_px=128, seed=9, workers=0, fields=str(tmp_path))
-    assert (out, fields) == (tmp_path / "new", tmp_path)
+    assert (out, folder) == (tmp_path / "new", tmp_path)
 
 
 def test_a_cyclegan_is_told_how_long_it_was_trained_and_on_what(calls: Calls, tmp_path: Path) -> None:
@@ -154,3 +162,12 @@ def test_a_path_that_is_not_there_is_told_at_once(calls: Calls, option: str, kin
     with pytest.raises(UsageError, match=f"{option} none: there is no such {kind}"):
         restore_cli.evaluate_restore([option, "none"])
     assert calls == []
+
+
+@pytest.mark.parametrize(("method", "splits"), [("unet", ()), ("kinds", ()), ("comi", (("train",),))])
+def test_a_folder_is_looked_through_before_the_training(
+    calls: Calls, checked: list[Any], tmp_path: Path, method: str, splits: tuple[Any, ...]
+) -> None:
+    given = ["--method", method, "--fields", str(tmp_path), "--out", str(tmp_path / "new")]
+    restore_cli.train_restore(given + (["--device", "cpu"] if method != "kinds" else []))
+    assert checked == [(tmp_path, *splits)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from parfocal.models.restore.kinds import KINDS, LOOKS, OWN, KindJudge
 from parfocal.models.training import restore_kinds
 from parfocal.models.training.restore_kinds import KindRecipe, Looked, drawn, fit, limit_of, publish_kinds
 from parfocal.simulator.optics import Optics
+from tests.models.training.test_fields import field, write
 
 QUICK = KindRecipe(frames=40, validation=20, members=2, hidden=6, steps=300, seed=3)
 
@@ -59,6 +61,10 @@ def test_a_card_holds_what_was_fitted(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(restore_kinds, "drawn", draw)
     card = publish_kinds(QUICK, tmp_path)
     assert splits == [("train", 40), ("validation", 20)]
+    assert card.training["fields"] == {}
+    write(tmp_path / "mine", "train", [field(1), field(2)])
+    named = restore_kinds.write_kinds(fit(toy(40, 1), QUICK), replace(QUICK, fields=str(tmp_path)), tmp_path / "b", {})
+    assert named.training["fields"] == {"mine": 2}
     judge = KindJudge.of_card(tmp_path / "restore_kinds.json")
     assert judge.limit == card.measured["limit"] and set(card.measured["validation"]) == set(KINDS)
     again = fit(toy(40, 1), QUICK)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from parfocal.models.restore.base import Blur
@@ -15,6 +18,7 @@ from parfocal.models.training.evaluate_restore import Peers, peers
 from parfocal.models.training.restore_figure import GAP_PX, PANEL_PX, SHOWN, figure
 from parfocal.models.training.restore_refusals import KINDS
 from parfocal.models.training.restore_report import Plan, measure, render
+from parfocal.models.training.restore_stacks import FAR_FOLDER, FAR_KIND
 from parfocal.models.training.tables import plain
 from parfocal.simulator.optics import Optics
 
@@ -51,7 +55,21 @@ def test_every_table_is_measured_on_the_same_frames(found: dict[str, Any]) -> No
     assert found["refusals"]["all"]["frames"] == len(KINDS)
     assert list(found["goals"]) == ["wiener"]
     assert "series" not in found
+    assert found["cost"] == {}  # of the networks alone
     json.dumps(plain(found), allow_nan=False)
+
+
+def test_real_far_frames_are_a_row_of_their_own_and_in_the_count_of_all(made: Peers, tmp_path: Path) -> None:
+    (tmp_path / FAR_FOLDER).mkdir(parents=True)
+    (tmp_path / "truth.csv").write_text("series,file,z_um,defocus_um,pixel_um,modality,truth\n")
+    rng = np.random.default_rng(1)
+    for number in range(2):
+        tifffile.imwrite(tmp_path / FAR_FOLDER / f"{number}.tif", rng.poisson(900, (96, 96)).astype(np.uint16))
+    found = measure(made, Plan(stacks=tmp_path, count=1, size_px=96, per_kind=1, seed=3))
+    assert found["refusals"][FAR_KIND]["frames"] == 2
+    assert found["refusals"]["all"]["frames"] == len(KINDS) + 2
+    assert f"| {FAR_KIND} | 2 |" in render(found)
+    assert f"{FAR_KIND}: refused" in {goal["what"] for goal in found["goals"]["wiener"]}
 
 
 def test_the_tables_are_markdown_with_what_is_absent_in_them(found: dict[str, Any]) -> None:

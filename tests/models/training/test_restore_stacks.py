@@ -15,6 +15,7 @@ from scipy import ndimage
 from parfocal.models.restore import make_restorer
 from parfocal.models.restore.base import Blur, Restoration, Verdict, unchanged
 from parfocal.models.training import restore_stacks as stacks
+from parfocal.models.training.restore_cases import DEPTHS
 from parfocal.simulator.optics import Optics
 
 BEADS = stacks.FLUORESCENT["imagexpress_beads"]
@@ -50,6 +51,19 @@ def test_planes_within_reach_are_restored_against_the_one_in_focus(folder: Path)
 def test_what_is_not_fluorescence_is_to_be_refused(folder: Path) -> None:
     found = list(stacks.stray_frames(folder))
     assert [name for name, _, _ in found] == ["transmitted light, real"] * 4
+
+
+def test_fields_far_out_of_focus_are_to_be_refused(tmp_path: Path) -> None:
+    assert list(stacks.far_frames(tmp_path)) == []
+    (tmp_path / stacks.FAR_FOLDER).mkdir(parents=True)
+    for name in ("b.tif", "a.tif"):
+        tifffile.imwrite(tmp_path / stacks.FAR_FOLDER / name, np.full((64, 64), ord(name[0]), dtype=np.uint16))
+    found = list(stacks.far_frames(tmp_path))
+    assert [(kind, int(frame[0, 0]), optics) for kind, frame, optics in found] == [
+        (stacks.FAR_KIND, ord("a"), stacks.FAR_OPTICS), (stacks.FAR_KIND, ord("b"), stacks.FAR_OPTICS),
+    ]  # fmt: skip
+    # Beyond what restoring is measured on.
+    assert 32.0 / stacks.FAR_OPTICS.depth_of_field_um > max(DEPTHS)
 
 
 class Answering:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from parfocal.models.artefacts import load_classifier
+from parfocal.models.artefacts import Classifier, load_classifier
 from parfocal.models.metrics.markers import MARKERS
 from parfocal.models.training.degradations import ARTEFACTS, NOISES, TABLE1
 from parfocal.models.training.quality_data import NO_LEVEL, QualitySource
@@ -19,7 +19,10 @@ from parfocal.models.training.train_artefacts import (
     publish,
     reference_share,
     train,
+    write,
 )
+from tests.models.training.test_fields import field
+from tests.models.training.test_fields import write as write_fields
 
 RECIPE = ArtefactRecipe(fields=None, images=96, held_out=48, procedural=10, epochs=8, workers=0)
 
@@ -101,5 +104,12 @@ def test_it_writes_a_card_and_weights_that_load(tmp_path: Path) -> None:
     card = publish(RECIPE, tmp_path)
     assert load_classifier(tmp_path / "artefacts.json").mean.shape == (MARKERS,)
     assert card.training["images"] == 96
+    assert card.training["fields"] == {}
     assert set(card.measured) == {"table 1, held-out fields", "all of the training's kinds, held-out fields"}
     assert (tmp_path / "artefacts.safetensors").stat().st_size < 40_000
+
+
+def test_the_card_names_the_folders_that_were_used(tmp_path: Path) -> None:
+    write_fields(tmp_path / "mine", "train", [field(1), field(2)])
+    recipe = ArtefactRecipe(fields=tmp_path)
+    assert write(Classifier(), recipe, {}, tmp_path).training["fields"] == {"mine": 2}

@@ -180,6 +180,7 @@ def test_what_is_published_is_the_generator_and_how_it_was_trained(
     held = json.loads(path.read_text())
     assert held["training"]["steps"] == 6
     assert held["training"]["machine"] == "one core"
+    assert held["training"]["fields"] == {}
     assert "threads" not in held["training"]
     assert held["measured"]["parameters"] == sum(value.numel() for value in trained.state_dict().values())
     assert held["notes"][0].startswith("Trained for 0.50 hours on one core: 6 steps")

@@ -14,6 +14,8 @@ from parfocal.models.cards import load_card, save_card, save_weights
 from parfocal.models.restore import make_restorer
 from parfocal.models.restore.base import Restoration, RestoreError, Verdict
 from parfocal.models.restore.unet import UnetRestorer
+from parfocal.models.restore.unet_net import RestoreNet
+from parfocal.models.training import restore_publish
 from parfocal.models.training.chunks import Source
 from parfocal.models.training.objects import ObjectBank
 from parfocal.models.training.restore_chunks import make_pair_chunk
@@ -21,6 +23,7 @@ from parfocal.models.training.restore_pairs import PairMaker, estimated
 from parfocal.models.training.restore_publish import publish_restore
 from parfocal.models.training.train_restore import RestoreRecipe, restore_loss, train
 from tests.models.restore.test_deconvolution import frame_and_truth
+from tests.models.training.test_fields import field, write
 
 TINY = RestoreRecipe(
     chunks=3, chunk_examples=4, passes=1, batch=2, buffer_chunks=2, size_px=64, procedural=6, workers=0, device="cpu",
@@ -100,6 +103,16 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patched.setattr("parfocal.models.training.restore_publish.SPECIMENS", 6)
         publish_restore(train(TINY, out), TINY, out, fields=None)
     return out / "restore.json"
+
+
+def test_a_card_tells_of_the_fields_that_were_used_and_of_stages(card: Path, tmp_path: Path) -> None:
+    assert load_card(card).training["fields"] == {}
+    assert load_card(card).training["went_on"] is False
+    write(tmp_path / "mine", "train", [field(n) for n in range(5)])
+    recipe = replace(TINY, start_from=str(tmp_path / "secret.safetensors"))
+    told = restore_publish._write(RestoreNet(), recipe, tmp_path, restore_publish.NEUTRAL, {}, {}, tmp_path).training
+    assert (told["fields"], told["went_on"]) == ({"mine": 3}, True)
+    assert "secret" not in str(told)
 
 
 def restored(card: Path, frame: np.ndarray, **options: str) -> Restoration:  # type: ignore[type-arg]

@@ -8,9 +8,11 @@ import pytest
 from torch import nn
 
 from parfocal import UsageError
+from parfocal.models.cards import load_card, packaged_card_path
 from parfocal.models.training import publish, tables, train_defocus
 from parfocal.models.training.cli import evaluate_defocus
 from parfocal.models.training.cli import train_defocus as train_command
+from tests.models.training.test_fields import field, write
 
 Calls = list[tuple[str, Any]]
 
@@ -41,6 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def test_a_training_is_the_recipe_of_its_options_and_is_published(calls: Calls, tmp_path: Path) -> None:
     fields, start = tmp_path / "fields", tmp_path / "start.safetensors"
     fields.mkdir()
+    write(fields / "cells", "train", [field(1)])
     start.touch()
     given = ["--chunks", "3", "--size-px", "192", "--batch", "4", "--seed", "8", "--workers", "0", "--device", "cpu"]
     given += ["--fields", str(fields), "--start-from", str(start), "--out", str(tmp_path / "new")]
@@ -53,6 +56,13 @@ def test_a_training_is_the_recipe_of_its_options_and_is_published(calls: Calls, 
     assert same is recipe
     assert out == there == tmp_path / "new"
     assert told == fields
+
+
+def test_a_folder_that_leaves_nothing_to_train_on_is_refused_before_the_training(calls: Calls, tmp_path: Path) -> None:
+    write(tmp_path / "cells", "validation", [field(1)])
+    with pytest.raises(UsageError, match="no field is in the train split"):
+        train_command(["--fields", str(tmp_path), "--out", str(tmp_path / "new")])
+    assert calls == []
 
 
 def test_the_papers_network_gets_weights_and_no_card(calls: Calls, tmp_path: Path) -> None:
@@ -148,3 +158,12 @@ def test_an_evaluation_in_json_is_json_even_where_nothing_was_counted(
     assert told["empty fields abstained"] == 0.5
     assert told["fields"]["compact"]["all"] == {"images": 0, "abstained": None}
     assert len(calls) == 1
+
+
+def test_what_is_not_given_is_as_the_shipped_weights_were_trained(calls: Calls, tmp_path: Path) -> None:
+    assert train_command(["--out", str(tmp_path / "new")]) == 0
+    recipe = calls[0][1][0]
+    card = load_card(packaged_card_path("defocus")).training
+    names = ("architecture", "chunks", "chunk_examples", "passes", "batch", "learning_rate", "seed", "size_px")
+    assert {name: getattr(recipe, name) for name in names} == {name: card[name] for name in names}
+    assert recipe == train_defocus.Recipe()
