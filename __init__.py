@@ -37,5 +37,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     import difflib
 
     by_folded = {word.casefold(): word for word in known}
-    near = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    folded = name.casefold()
+    near = difflib.get_close_matches(folded, list(by_folded), n=1, cutoff=0.6)
+    if not near and len(folded) > 2:  # a part of a longer name, as range is of search_range_um
+        longer = [word for word in by_folded if folded in word.replace(".", "_").split("_")]
+        near = difflib.get_close_matches(folded, longer, n=1, cutoff=0.0)
     return f"; did you mean {by_folded[near[0]]!r}?" if near else ""

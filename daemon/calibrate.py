@@ -146,6 +146,7 @@ class SweepScript:
     """
 
     name = "calibrate.sweep"
+    reads: tuple[str, ...] = (MODEL,)
 
     def __init__(self, sweep: Sweep, lower_um: float, upper_um: float, max_step_um: float) -> None:
         self._sweep = sweep

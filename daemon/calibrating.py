@@ -68,16 +68,20 @@ def run_calibration(
             presenter.finish(summary, session)
             return
         facts = content(config, script, seen.models, simulated=summary.simulated, pixel_um=seen.pixel_um)
-        made = {**facts, "session": session.name}
-        store(out, made)
+        store(out, made := {**facts, "session": session.name})
         if as_json:
             typer.echo(json.dumps({"file": str(out), "summary": summary.to_json(), **made}, allow_nan=False))
-            return
-        typer.echo("\n".join(report(made)))
-        typer.echo(f"\nstored in {out}; a configuration uses it with  policy: {{calibration: {out}}}")
-        typer.echo(f"the sweep is recorded in {session}")
+        else:
+            _say(made, out, session)
 
     return run_locked(config, folder, build, presenter, finish).exit_code
+
+
+def _say(made: Mapping[str, Any], out: Path, session: Path) -> None:
+    """Show what was measured, and where it is."""
+    typer.echo("\n".join(report(made)))
+    typer.echo(f"\nstored in {out}; a configuration uses it with  policy: {{calibration: {out}}}")
+    typer.echo(f"the sweep is recorded in {session}")
 
 
 @dataclass

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from parfocal import ParfocalError, UsageError, did_you_mean
+from parfocal import UsageError, did_you_mean
 from parfocal.daemon.calibration import read_calibration
 from parfocal.daemon.choice import PolicyChoice
 from parfocal.daemon.config import Config, ConfigError
 from parfocal.daemon.decide import Decider, PolicyMaker, Scoring
+from parfocal.daemon.located import located, unknown_option
 from parfocal.daemon.loop import Listener, Loop, Onlooker
 from parfocal.daemon.owner import ServingClock
-from parfocal.daemon.service.auth import allow_list
 from parfocal.daemon.session import Session
 from parfocal.daemon.stedterms import sted_options, within_detector
 from parfocal.daemon.terms import Deadlines, Ending
@@ -22,8 +21,8 @@ from parfocal.drivers import driver_names, make_microscope
 from parfocal.drivers.base import Frame, Microscope, ParameterError
 from parfocal.models import ModelSpec, available_models
 from parfocal.models.scoring import InlineScorer, ProcessScorer
-from parfocal.policies import make_policy
-from parfocal.policies.base import Policy, PolicyOptionError
+from parfocal.policies import make_policy, policy_names
+from parfocal.policies.base import Policy, PolicyOptionError, PolicyPluginError, reads_of
 from parfocal.policies.quality_gate import GatedPolicy, GateTerms
 from parfocal.simulator.clock import Clock
 from parfocal.simulator.optics import Optics
@@ -32,6 +31,7 @@ from parfocal.simulator.optics import Optics
 LOOP_KEYS = frozenset({"driver", "frozen_after", "interval_ms", "on_request"})
 DEADLINE_KEYS = frozenset({"timeout_ms", "timeouts_ms"})
 WITHOUT_DEADLINES = frozenset({"simulated", "simulated_sted", "recorded"})
+ONLY_FORECASTS = "focus.follow"
 BELIEVES = frozenset({"focus.belief", "focus.follow", "focus.supervised"})
 TAKES_OPTICS = frozenset({"defocus"})
 TAKES_RUNTIME = frozenset({"defocus", "quality"})  # models that run on a choice of backends and devices
@@ -89,36 +89,17 @@ def build(
     )
 
 
-def check(config: Config) -> list[str]:
-    """Return what `build` would find wrong with a configuration that has the right shape; touches no device."""
-    problems: list[str] = []
-    try:
-        _check_driver(config)
-    except ConfigError as error:
-        return error.problems  # what else there is to say depends on it
-    makers: Sequence[Callable[[Config], object]] = (
-        microscope_for, scorer_for, policy_maker, check_preview, allow_list,
-    )  # fmt: skip
-    for make in makers:
-        try:
-            make(config)
-        except ConfigError as error:
-            problems.extend(error.problems)
-        except ParfocalError as error:
-            problems.append(f"{config.source}: {error}")
-    return list(dict.fromkeys(problems))  # what two parts stumble over is one problem
-
-
 def microscope_for(config: Config, clock: Clock | None = None) -> Microscope:
     """Make the microscope, not opened; raises `ConfigError` or `DeviceNotFoundError`."""
-    _check_driver(config)
+    check_driver(config)
     try:
         return make_microscope(config.microscope.driver, driver_options(config), clock=clock or ServingClock())
     except (ParameterError, UsageError) as error:
-        raise _located(config, "microscope", error) from error
+        raise located(config, "microscope", error) from error
 
 
-def _check_driver(config: Config) -> None:
+def check_driver(config: Config) -> None:
+    """Raise `ConfigError` for a driver nobody has."""
     driver, known = config.microscope.driver, driver_names()
     if driver not in known:
         here = config.where("microscope", "driver")
@@ -200,15 +181,23 @@ def model_specs(config: Config) -> list[ModelSpec]:
 
 def scorer_for(config: Config) -> Scoring:
     """Make the scorer, not started; raises `ConfigError` for a model nobody has."""
-    known = available_models()
-    for number, name in enumerate(config.scoring.models):
-        if name not in known:
-            here = config.where("scoring", "models", number)
-            raise ConfigError(f"{here}: unknown model (got {name!r}){_hint(name, known)}")
+    check_models(config)
     specs = model_specs(config)
     # One thread an operation: models share out tiles instead, because threads that wait for each other after every
     # layer stand still as soon as the machine has anything else to do.
     return ProcessScorer(specs, threads=1) if config.scoring.process else InlineScorer(specs)
+
+
+def check_models(config: Config) -> None:
+    """Raise `ConfigError` for models nobody has."""
+    known = available_models()
+    problems = [
+        f"{config.where('scoring', 'models', number)}: unknown model (got {name!r}){_hint(name, known)}"
+        for number, name in enumerate(config.scoring.models)
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def policy_options(config: Config, pixel_um: float | None = None) -> dict[str, Any]:
@@ -245,21 +234,56 @@ def policy_maker(config: Config) -> PolicyMaker:
     """
 
     def make(frame: Frame | None) -> tuple[Policy, dict[str, Any]]:
-        options = policy_options(config, frame.pixel_um if frame else None)
-        if frame is not None and config.policy.name.startswith("sted."):
-            options = within_detector(config, options, frame)
-        try:
-            policy = make_policy(config.policy.name, options)
-        except PolicyOptionError as error:
-            raise _located(config, "policy", error) from error
-        _check_scored(config, getattr(policy, "reads", ()), ("policy",))
+        policy, options = policy_for(config, frame)
+        check_reads(config, policy)
         if config.quality is not None:
-            _check_scored(config, (config.quality.model,), ("quality", "model"))
             policy = GatedPolicy(policy, GateTerms(**config.quality.model_dump()))
         return policy, options
 
     make(None)
     return make
+
+
+def policy_for(config: Config, frame: Frame | None) -> tuple[Policy, dict[str, Any]]:
+    """Make the bare policy, with the options it was made of; raises `ConfigError`."""
+    if config.policy.name == ONLY_FORECASTS:
+        raise ConfigError(
+            f"{config.where('policy', 'name')}: {ONLY_FORECASTS} moves nothing: it forecasts the focus for "
+            "parfocal.attach, inside an acquisition (docs/how-to/beside-an-acquisition.md); to keep a microscope in "
+            "focus from here, take focus.belief"
+        )
+    options = policy_options(config, frame.pixel_um if frame else None)
+    if frame is not None and config.policy.name.startswith("sted."):
+        options = within_detector(config, options, frame)
+    try:
+        return make_policy(config.policy.name, options), options
+    except (PolicyOptionError, PolicyPluginError) as error:
+        raise located(config, "policy", error) from error
+
+
+def check_policy_names(config: Config) -> None:
+    """Raise `ConfigError` for a policy nobody has, and for options it does not know; of values nothing is said.
+
+    For where something that the policy's options rest on cannot be read.
+    """
+    name, given = config.policy.name, config.policy.options
+    if name not in policy_names():
+        raise ConfigError(f"{config.where('policy', 'name')}: there is no policy {name!r}{_hint(name, policy_names())}")
+    try:
+        make_policy(name, {"dof_um": 1.0} | given)
+    except PolicyOptionError as error:
+        strange = [problem for problem in error.problems if unknown_option(problem) in given]
+        if strange:
+            raise located(config, "policy", PolicyOptionError(str(error), strange)) from error
+    except PolicyPluginError as error:
+        raise located(config, "policy", error) from error
+
+
+def check_reads(config: Config, policy: Policy) -> None:
+    """Raise `ConfigError` where policy or quality gate read a model that nobody runs."""
+    _check_scored(config, reads_of(policy), ("policy",))
+    if config.quality is not None:
+        _check_scored(config, (config.quality.model,), ("quality", "model"))
 
 
 def check_preview(config: Config) -> None:
@@ -318,12 +342,3 @@ def about(config: Config, microscope: Microscope, shadow: bool) -> dict[str, Any
 
 def _hint(name: str, known: Collection[str]) -> str:
     return did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
-
-
-def _located(config: Config, section: str, error: Exception) -> ConfigError:
-    """Say where the key stands that somebody else found wrong; the section, if the message names no key of it."""
-    text = str(error)
-    given = getattr(config, section).model_dump(exclude_unset=True)
-    named = [key for key in given if re.search(rf"\b{re.escape(key)}\b", text)]
-    named += [key for key, value in given.items() if isinstance(value, str) and repr(value) in text]
-    return ConfigError(f"{config.where(section, *named[:1])}: {text}")

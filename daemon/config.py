@@ -113,6 +113,15 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     ConfigError
         With every problem found, each as ``file:line key: what is wrong (got …); did you mean …?``.
     """
+    source = read_config(path, overrides)
+    config, problems = finished(validate(Config, source).loaded_from(source, packaged=path is None))
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def read_config(path: Path | None, overrides: Sequence[str] = ()) -> Source:
+    """Read a configuration's text, paths resolved and overrides applied; raises `ConfigError` where there is none."""
     if path is None:
         text = (importlib.resources.files("parfocal") / "config.yaml").read_text(encoding="utf-8")
         source, base = parse_source(text, "config.yaml (packaged)"), Path.cwd()
@@ -121,12 +130,13 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     _resolve_paths(source.data, base)
     for override in overrides:
         _override(source, override)
-    config = validate(Config, source).loaded_from(source, packaged=path is None)
+    return source
+
+
+def finished(config: Config) -> tuple[Config, list[str]]:
+    """Apply the facility's limits; return what then holds, and what is wrong with it beyond its shape."""
     config, problems = _apply_facility(config)
-    problems += _start_problems(config) + opening_problems(config)
-    if problems:
-        raise ConfigError(problems)
-    return config
+    return config, problems + _start_problems(config) + opening_problems(config)
 
 
 def _resolve_paths(data: dict[str, Any], base: Path, path: KeyPath = ()) -> None:
@@ -164,6 +174,7 @@ def _override(source: Source, text: str) -> None:
         value = parse_value(value_text)
     except ConfigError as error:
         source.problems.extend(f"--set {text}: {problem}" for problem in error.problems)
+        source.damaged.add(str(path[0]))
         return
     if isinstance(value, dict):
         _resolve_paths(value, Path.cwd(), path)
@@ -175,6 +186,7 @@ def _override(source: Source, text: str) -> None:
         source.where.setdefault(path[:depth], f"--set {text}")
         if not isinstance(inside, dict):
             source.problems.append(f"--set {text}: {key_name(path[:depth])} is not a section (got {inside!r})")
+            source.damaged.add(str(path[0]))
             return
         section = inside
     section[str(path[-1])] = value

@@ -41,12 +41,15 @@ class Source:
         Key path to ``file:line``.
     problems : list of str
         What was wrong with the text itself; the data then lacks those parts.
+    damaged : set of str
+        The sections that lack something for that reason.
     """
 
     name: str
     data: dict[str, Any] = field(default_factory=dict)
     where: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    damaged: set[str] = field(default_factory=set)
 
     def locate(self, path: KeyPath) -> str:
         """Return ``file:line`` of a key, or of the nearest key above it."""
@@ -192,6 +195,7 @@ class _Builder:
 
     def _complain(self, line: int, path: KeyPath, text: str) -> None:
         self._source.problems.append(f"{self._source.name}:{line} {key_name(path)}: {text}")
+        self._source.damaged.update(str(part) for part in path[:1])
 
 
 def flatten(data: Mapping[str, Any], path: KeyPath = ()) -> dict[KeyPath, Any]:

@@ -16,17 +16,22 @@ _Shape = TypeVar("_Shape", bound=Section)
 
 def validate(shape: type[_Shape], source: Source) -> _Shape:
     """Check a parsed document against its shape; raises `ConfigError` with every problem of text and shape."""
+    problems = problems_of(shape, source)
+    if problems:
+        raise ConfigError(problems)
+    return shape.model_validate(source.data)
+
+
+def problems_of(shape: type[Section], source: Source) -> list[str]:
+    """Return every problem of text and shape."""
     try:
-        result = shape.model_validate(source.data)
+        shape.model_validate(source.data)
     except ValidationError as error:
         problems = dict.fromkeys(_problem(shape, source, details) for details in error.errors(include_url=False))
         # A value that could not be read is missing from the data: that its key lacks one is not a second problem.
         said = {problem.partition(": ")[0] for problem in source.problems}
-        others = [problem for problem in problems if problem.partition(": ")[0] not in said]
-        raise ConfigError(source.problems + others) from None
-    if source.problems:
-        raise ConfigError(source.problems)
-    return result
+        return source.problems + [problem for problem in problems if problem.partition(": ")[0] not in said]
+    return list(source.problems)
 
 
 def _problem(shape: type[BaseModel], source: Source, details: ErrorDetails) -> str:
@@ -51,10 +56,16 @@ def _hint(key: str, shape: type[BaseModel], path: KeyPath) -> str:
     """Suggest a sibling key that is nearly the same, else the place where this very key belongs."""
     keys = _all_keys(shape)
     near = did_you_mean(key, [str(found[-1]) for found in keys if found[:-1] == path])
-    if near:
-        return near
-    elsewhere = [key_name(found) for found in keys if found[-1] == key]
-    return f"; did you mean {elsewhere[0]!r}?" if elsewhere else ""
+    elsewhere = place_of(shape, (*path, key))
+    return near or (f"; did you mean {elsewhere!r}?" if elsewhere else "")
+
+
+def place_of(shape: type[BaseModel], path: KeyPath) -> str:
+    """Return the key of this very name that stands elsewhere; empty if there is none, or a sibling is as good."""
+    keys = _all_keys(shape)
+    if did_you_mean(str(path[-1]), [str(found[-1]) for found in keys if found[:-1] == path[:-1]]):
+        return ""
+    return next((key_name(found) for found in keys if found[-1] == path[-1]), "")
 
 
 def _all_keys(shape: type[BaseModel], path: KeyPath = ()) -> list[KeyPath]:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from parfocal.policies.base import Action, Hold, Observation, Policy
 
 log = structlog.get_logger()
 
+
+AHEAD_AFTER_S = 0.001
+"""A policy works ahead from so long after its frame went to the scorer; one that is scored sooner needs none of it."""
 
 PolicyMaker = Callable[[Frame | None], tuple[Policy, Mapping[str, Any]]]
 
@@ -46,6 +49,15 @@ class Scoring(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """By model: its card and how it runs."""
+        ...
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """A policy that can work ahead: what does not depend on a frame's assessments, while they are being made."""
+
+    def expect(self, settings: Mapping[str, float], time_s: float) -> None:
+        """Learn where and when the next frame is taken; what is decided may not depend on whether this is called."""
         ...
 
 
@@ -124,6 +136,10 @@ class Decider:
             Or whatever else the policy raises.
         """
         frame = taken.frame
+        settings = {name: float(value) for name, value in frame.settings.items()}
+        time_s = middle_s(frame.start_s, frame.end_s)
+        # Not at once: the scorer, too, needs Python to begin, and whoever computes keeps it from others.
+        ahead = asyncio.get_running_loop().call_later(AHEAD_AFTER_S, _work_ahead, self.policy, settings, time_s)
         try:
             raw, scoring_s = await self._wait(self._score, alive, self._timeout_s + 1.0, frame, meanwhile=meanwhile)
         except ScorerLostError:
@@ -132,10 +148,10 @@ class Decider:
             return Decision(Hold(f"the frame cannot be assessed: {error}"), None, 0.0)
         except ScorerError as error:
             return await self._restart(error, alive)
+        finally:
+            ahead.cancel()
         self._failures = 0
         assessments = {name: as_told(assessment) for name, assessment in raw.items()}
-        settings = {name: float(value) for name, value in frame.settings.items()}
-        time_s = middle_s(frame.start_s, frame.end_s)
         if self.policy is None:
             self.policy, self.policy_options = self._make_policy(frame)
         observation = Observation(frame.index, settings, time_s, taken.dose, assessments)
@@ -251,6 +267,12 @@ class Decider:
         finally:
             first.cancel()
             future.cancel()  # ends the watch where this was interrupted
+
+
+def _work_ahead(policy: object, settings: Mapping[str, float], time_s: float) -> None:
+    """Have a policy that can work ahead do so; not one that is called in another thread."""
+    if isinstance(policy, Expecting) and not getattr(policy, "off_loop", False):
+        policy.expect(settings, time_s)
 
 
 def _decided(policy: Policy, observation: Observation) -> Action:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif"})
 """Never read: their numbers are no counts. Found where a verb has something to say of them."""
 ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 READABLE = "TIFF, OME-TIFF, PNG and OME-Zarr"
+KINDS_NAMED = 8
 
 
 class ImageFileError(UsageError):
@@ -64,7 +66,12 @@ class Plane:
     z_step_um: float | None = None
 
 
-def find_images(paths: Iterable[Path], skip: Collection[Path] = (), also: Collection[str] = frozenset()) -> list[Path]:
+def find_images(
+    paths: Iterable[Path],
+    skip: Collection[Path] = (),
+    also: Collection[str] = frozenset(),
+    others: Counter[str] | None = None,
+) -> list[Path]:
     """List the images meant by `paths`: files as they are, folders searched recursively, hidden ones skipped.
 
     A folder below those asked for that cannot be listed is in the list itself: `iter_planes` says why.
@@ -77,6 +84,8 @@ def find_images(paths: Iterable[Path], skip: Collection[Path] = (), also: Collec
         Folders not to search, such as the one that maps of these very images are written to.
     also : collection of str
         Endings of further files in folders that the caller has something to say of, such as `JPEG_SUFFIXES`.
+    others : Counter, optional
+        Counts, by their ending, the files in folders that are of other kinds and are not in the list.
 
     Raises
     ------
@@ -84,6 +93,7 @@ def find_images(paths: Iterable[Path], skip: Collection[Path] = (), also: Collec
         A path does not exist or may not be seen, or a folder holds no image.
     """
     found: list[Path] = []
+    others = Counter() if others is None else others
     skipped = frozenset(path.resolve() for path in skip)
     for path in paths:
         try:
@@ -95,11 +105,25 @@ def find_images(paths: Iterable[Path], skip: Collection[Path] = (), also: Collec
         if not is_folder or is_zarr(path):
             found.append(path)
             continue
-        inside = list(_walk(path, skipped, TIFF_SUFFIXES | PNG_SUFFIXES | frozenset(also)))
+        passed: Counter[str] = Counter()
+        inside = list(_walk(path, skipped, TIFF_SUFFIXES | PNG_SUFFIXES | frozenset(also), passed))
         if not inside:
-            raise ImageFileError(f"{path}: the folder holds no images ({READABLE} are read, folders are searched)")
+            there = f"; there are {kinds_of(passed)}" if passed else ""
+            raise ImageFileError(
+                f"{path}: the folder holds no images ({READABLE} are read, folders are searched){there}"
+            )
         found.extend(inside)
+        others.update(passed)
     return list(dict.fromkeys(found))
+
+
+def kinds_of(others: Counter[str]) -> str:
+    """Files by their endings in words, the most frequent first: ``.jpg 3, .txt 1``."""
+    listed = sorted(others.items(), key=lambda one: (-one[1], one[0]))
+    words = [f"{ending or 'without an ending'} {count}" for ending, count in listed[:KINDS_NAMED]]
+    if len(listed) > KINDS_NAMED:
+        words.append(f"and {len(listed) - KINDS_NAMED} more kinds")
+    return ", ".join(words)
 
 
 def is_zarr(path: Path) -> bool:
@@ -110,7 +134,7 @@ def is_zarr(path: Path) -> bool:
         return path.suffix.lower() == ".zarr"
 
 
-def _walk(folder: Path, skipped: Collection[Path], suffixes: Collection[str]) -> Iterator[Path]:
+def _walk(folder: Path, skipped: Collection[Path], suffixes: Collection[str], others: Counter[str]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -126,9 +150,11 @@ def _walk(folder: Path, skipped: Collection[Path], suffixes: Collection[str]) ->
             if is_zarr(path):
                 yield path
             elif not entry.is_symlink() and not (skipped and path.resolve() in skipped):
-                yield from _walk(path, skipped, suffixes)
+                yield from _walk(path, skipped, suffixes, others)
         elif path.suffix.lower() in suffixes:
             yield path
+        else:
+            others[path.suffix.lower()] += 1
 
 
 def iter_planes(path: Path) -> Iterator[Plane]:

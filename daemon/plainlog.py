@@ -5,8 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from parfocal.daemon.decisions import Decision, decision_of
 from parfocal.daemon.viewparts import believed_defocus, knows_side
@@ -37,12 +37,19 @@ class Line:
         parts = [f"{self.time_s:8.2f} s  frame {self.frame:<5d}"]
         parts.append("z         ? um" if self.z_um is None else f"z {self.z_um:+9.3f} um")
         if self.defocus_um is not None:
-            sd = f" +- {self.defocus_sd_um:.3f}" if self.defocus_sd_um is not None else ""
-            value = f"{self.defocus_um:+.3f}" if self.side_known else f"+-{abs(self.defocus_um):.3f}"
+            sd = f" (sd {self.defocus_sd_um:.3f})" if self.defocus_sd_um is not None else ""
+            value = f"{self.defocus_um:+.3f}" if self.side_known else f"|{abs(self.defocus_um):.3f}|"
             parts.append(f"defocus {value:>8}{sd} um")
         times = f" (and {self.repeats} like it before)" if self.repeats else ""
         parts.append(f"{self.decision}: {self.reason}{times}")
         return "  ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for a program: a defocus whose side is not known is none, only its distance is."""
+        fields = asdict(self)
+        known = self.defocus_um is not None and self.side_known
+        distance = None if self.defocus_um is None else abs(self.defocus_um)
+        return fields | {"defocus_um": self.defocus_um if known else None, "distance_um": distance}
 
 
 class PlainLog:

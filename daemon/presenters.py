@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -105,7 +105,7 @@ class LivePresenter:
     def finish(self, summary: Summary, folder: Path) -> None:
         """Leave a panel with the summary on the screen."""
         table = Table.grid(padding=(0, 2))
-        for name, value in summary_lines(summary.to_json(), summary.dose_unit):
+        for name, value in summary_lines(summary.to_json(), summary.dose_unit, shadow=self._view.facts.shadow):
             table.add_row(name, value)
         table.add_row("session", short_path(folder), style=FAINT)
         table.add_row("journal", short_path(folder / "journal.jsonl"), style=FAINT)
@@ -156,7 +156,7 @@ class PlainPresenter:
     def finish(self, summary: Summary, folder: Path) -> None:
         """Write the summary as lines."""
         _say(f"{_kind(summary, self._facts)} ended")
-        rows = summary_lines(summary.to_json(), summary.dose_unit)
+        rows = summary_lines(summary.to_json(), summary.dose_unit, shadow=self._facts.shadow)
         rows = [*rows, ("session", str(folder)), ("journal", str(folder / "journal.jsonl"))]
         if (folder / REPORT).exists():
             rows.append(("report", str(folder / REPORT)))
@@ -173,7 +173,7 @@ class JsonPresenter:
     def __init__(self, facts: RunFacts) -> None:
         self._facts = facts
         log = structlog.get_logger("parfocal.run")
-        self._log = PlainLog(lambda line: log.info("decision", **asdict(line)), shadow=facts.shadow)
+        self._log = PlainLog(lambda line: log.info("decision", **line.to_json()), shadow=facts.shadow)
         self.listen = self._log.listen
 
     @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 from parfocal import UsageError
 from parfocal.daemon.imagefiles import JPEG_SUFFIXES, ImageFileError
 from parfocal.daemon.restoregrid import survey
+from parfocal.daemon.restoreoptics import Sessions
 from parfocal.daemon.restoreoutput import NoRoomError, RestoreOutputError, read_layers
 from parfocal.daemon.restoreplaces import RestorePlaces
 from parfocal.daemon.restoreplane import JPEG, PlaneRestorer
@@ -43,12 +44,13 @@ class FileRestorer:
         self._job, self._places = job, places
         self._seen = seen or (lambda row, look: None)
         self._planes = PlaneRestorer(job)
+        self._sessions = Sessions()
         self._weights = self._planes.weights()
 
     @property
     def notes(self) -> set[str]:
         """What was assumed."""
-        return self._planes.notes
+        return self._planes.notes | self._sessions.notes
 
     def rows(self, paths: Iterable[Path]) -> Iterator[RestoreRow]:
         """Restore files one after the other; what fails becomes a row that says why.
@@ -77,19 +79,20 @@ class FileRestorer:
     def _file(self, path: Path) -> list[RestoreRow]:
         if path.suffix.lower() in JPEG_SUFFIXES:
             return [self._without_planes(failed(path, None, self._job.method, RestoreError(JPEG), Verdict.REFUSED))]
+        job = self._sessions.job_of(self._job, path)
         images = survey(path)
         before = touched(path)
         source = {"path": self._places.relative(path).as_posix(), **fingerprint(path)}
         if not self._job.force:
-            record = done_before(self._places, path, self._job, self._weights, source["sha256"])
+            record = done_before(self._places, path, job, self._weights, source["sha256"])
             if record is not None:
                 return self._skipped(path, record)
         with ExitStack() as drafts:
-            work = FileWork(path, self._job, self._places, self._planes, self._seen, drafts)
+            work = FileWork(path, job, self._places, self._planes, self._seen, drafts)
             rows = work.run(images)
             if touched(path) != before:
                 raise ImageFileError("it changed while it was read: is it still being written? Nothing of it was kept")
-            work.publish(record_of(self._job, self._weights, source, work.written))
+            work.publish(record_of(job, self._weights, source, work.written))
         return rows
 
     def _skipped(self, path: Path, record: dict[str, Any]) -> list[RestoreRow]:

@@ -65,8 +65,15 @@ class PlaneRestorer:
 
         return weights_of(make_model("defocus", dict(self._job.defocus_options)).card)
 
-    def restore(self, frame: NDArray[Any], plane: Plane) -> Restoration:
+    def restore(self, frame: NDArray[Any], plane: Plane, job: RestoreJob) -> Restoration:
         """Restore a plane; one of which the optics or the blur are not known is refused.
+
+        Parameters
+        ----------
+        frame : ndarray, shape (height, width)
+        plane : Plane
+        job : RestoreJob
+            That of its file, which may know more optics than the one of all files.
 
         Raises
         ------
@@ -77,14 +84,14 @@ class PlaneRestorer:
         blur: Blur | None = None
         try:
             check_frame(frame)
-            optics = self.optics(plane.optics)
+            optics = self.optics(plane.optics, job)
             blur = self._blur(frame, optics)
             return self._restorer.restore(frame, blur)
         except (RestoreError, ImageError, UsageError) as error:
             return refusal(self._job.method, frame, str(error), blur)
 
-    def optics(self, said: PartialOptics) -> Optics:
-        """Optics of a plane, from the options, else the file, else the configuration.
+    def optics(self, said: PartialOptics, job: RestoreJob) -> Optics:
+        """Optics of a plane, from the options, else the file, else its session, else the configuration.
 
         Raises
         ------
@@ -93,14 +100,14 @@ class PlaneRestorer:
         UsageError
             They are none that a microscope can have.
         """
-        partial = self._job.given.over(said).over(self._job.fallback)
+        partial = job.optics(said)
         filled = partial.with_dry_index()
         if filled != partial:
             self.notes.add(DRY)
         if filled.missing():
             raise RestoreError(f"the optics are not known, and the blur follows from them: give {filled.asked_for()}")
         filled.check("the optics")
-        return optics_of({**filled.known(), **self._job.aberrations})
+        return optics_of({**filled.known(), **job.aberrations})
 
     def _blur(self, frame: NDArray[Any], optics: Optics) -> Blur:
         if self._job.defocus_um is not None:

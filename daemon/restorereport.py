@@ -193,7 +193,7 @@ def defocus_words(line: Line) -> str:
 def _facts(job: RestoreJob) -> list[tuple[str, str]]:
     rows = [("method", job.method)]
     given = ", ".join(f"{name} {value:g}" for name, value in job.given.known().items())
-    rows.append(("optics given", given or "none: as the files say"))
+    rows.append(("optics given", given or "none: as the files or their sessions say"))
     told = "estimated from each plane by the defocus network"
     if job.defocus_um is not None:
         told = f"given: {job.defocus_um:g} \u00b1 {job.defocus_sd_um:g} um"

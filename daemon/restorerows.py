@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ class RestoreJob:
     given : PartialOptics
         From the command line: wins over what the file says.
     fallback : PartialOptics
-        From a configuration: used where the file says nothing.
+        From a configuration: used where neither the file nor its session says anything.
+    recorded : PartialOptics
+        From the configuration of the session whose frames the file holds: used where the file itself says nothing.
     defocus_um, defocus_sd_um : float, optional
         Told by the person, instead of estimated from every plane.
     options, defocus_options : mapping
@@ -54,6 +56,20 @@ class RestoreJob:
     defocus_options: Mapping[str, Any] = field(default_factory=dict)
     aberrations: Mapping[str, Any] = field(default_factory=dict)
     force: bool = False
+    recorded: PartialOptics = field(default_factory=PartialOptics)
+
+    def optics(self, said: PartialOptics) -> PartialOptics:
+        """What is known where the file says these: each part from the first who knows it."""
+        return self.given.over(said).over(self.recorded).over(self.fallback)
+
+    def optics_from(self, said: PartialOptics) -> dict[str, str]:
+        """Who knows each part: ``options``, ``file``, ``session``, ``config``; ``assumed`` where it was."""
+        known = self.optics(said)
+        found = dict.fromkeys(known.with_dry_index().known(), "assumed")
+        parts = {"config": self.fallback, "session": self.recorded, "file": said, "options": self.given}
+        for where, part in parts.items():
+            found |= dict.fromkeys(part.known(), where)
+        return found
 
     def asked(self) -> dict[str, Any]:
         """Whatever of it changes the result, as plain JSON: a run that asks something else starts over."""
@@ -82,6 +98,8 @@ class PlaneResult:
         Share of the frame's squares that are the frame's own pixels because no other can be trusted.
     detail : mapping
         What the verdict rests on.
+    optics_from : mapping
+        Who told which part of the optics, see `RestoreJob.optics_from`.
     """
 
     plane: Plane
@@ -92,6 +110,7 @@ class PlaneResult:
     blur: Blur | None = None
     refused_share: float = math.nan
     detail: Mapping[str, float] = field(default_factory=dict)
+    optics_from: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As a record keeps it: enough to make the point spread function again."""
@@ -101,13 +120,16 @@ class PlaneResult:
             "verdict": self.verdict, "reason": self.reason, "error": self.error,
             "refused_share": known(self.refused_share),
             "detail": {name: known(value) for name, value in self.detail.items()},
+            "optics_from": dict(self.optics_from),
         }  # fmt: skip
-        return said | (blur_to_json(self.blur) if self.blur is not None else {"defocus_um": None})
+        return said | (blur_to_json(self.blur, self.optics_from) if self.blur is not None else {"defocus_um": None})
 
 
-def blur_to_json(blur: Blur) -> dict[str, Any]:
-    """Defocus, optics, and the point spread function as the call that gives it."""
+def blur_to_json(blur: Blur, told: Collection[str]) -> dict[str, Any]:
+    """Defocus, optics, and the point spread function as the call that gives it; `told` names the optics known."""
     optics = asdict(blur.optics)
+    if "magnification" not in told:  # nothing depends on it, and nobody is to take a default for a fact
+        del optics["magnification"]
     optics["zernike_waves"] = {f"{n},{m}": waves for (n, m), waves in blur.optics.zernike_waves.items()}
     return {
         "defocus_um": blur.defocus_um,

@@ -107,7 +107,7 @@ class FileWork:
 
     def facts(self, image: Survey, shape: tuple[int, int], dtype: np.dtype[Any]) -> ImageFacts:
         """What is known of an image as it is begun."""
-        known = [self._job.given.over(said).over(self._job.fallback).with_dry_index() for said in image.optics]
+        known = [self._job.optics(said).with_dry_index() for said in image.optics]
         first = known[0]
         return ImageFacts(
             self._path.name, image.size, shape, exact_dtype(dtype), first.pixel_um, image.z_step_um, first.na,
@@ -161,7 +161,7 @@ class FileWork:
     def _restored(self, plane: Plane, place: Place, pixels: NDArray[Any]) -> tuple[PlaneResult, Layers]:
         verdict, error = "", ""
         try:
-            made = self._planes.restore(pixels, plane)
+            made = self._planes.restore(pixels, plane, self._job)
         except ParfocalError:  # of the models, whatever the plane
             raise
         except Exception as problem:  # noqa: BLE001 - a method may fail on one plane, and not on the next
@@ -169,7 +169,8 @@ class FileWork:
             made = refusal(self._job.method, pixels, f"{error}: {problem}", None)
         share = float(np.mean(made.refused))
         verdict = verdict or made.verdict.value
-        result = PlaneResult(plane, place, verdict, made.reason, error, made.blur, share, made.detail)
+        told = self._job.optics_from(plane.optics)
+        result = PlaneResult(plane, place, verdict, made.reason, error, made.blur, share, made.detail, told)
         return result, layers_of(pixels, made)
 
     def _row(self, result: PlaneResult, image: _Image) -> RestoreRow:

@@ -12,6 +12,9 @@ from parfocal.daemon.fileoptics import PartialOptics
 from parfocal.daemon.overlays import DrawnMap
 from parfocal.models.base import Assessment
 
+REFERENCE = "artefact_reference"
+"""Key of a model's detail: how likely nothing is wrong with the image."""
+
 
 @dataclass(frozen=True)
 class ScoreJob:
@@ -77,6 +80,16 @@ class ScoreRow:
         in_um = self.assessment.detail.get("in_um")
         return "" if in_um is None else ("um" if in_um else "px")
 
+    @property
+    def artefact_name(self) -> str:
+        """Of the likeliest class, ``reference`` where nothing is wrong; empty where the model does not tell."""
+        from parfocal.daemon.viewparts import worst_artefact
+
+        worst = worst_artefact(self.assessment)
+        if worst is not None:
+            return worst[0]
+        return "" if self.assessment.abstained or REFERENCE not in self.assessment.detail else "reference"
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON; what is not known is null."""
         said = self.assessment
@@ -90,6 +103,7 @@ class ScoreRow:
             "unit": self.unit,
             "abstained": said.abstained,
             "reason": said.reason,
+            "artefact_name": self.artefact_name,
             "detail": {name: _known(value) for name, value in said.detail.items()},
         }
         return row | ({"error": self.error} if self.error else {})

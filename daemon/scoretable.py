@@ -129,8 +129,8 @@ class Table:
 class ScoreTable(Table):
     """Rows of `parfocal score`."""
 
-    fixed = ("model", "value", "sd", "unit", "abstained", "reason", "error")
-    text = frozenset({"model", "unit", "reason", "error"})
+    fixed = ("model", "value", "sd", "unit", "abstained", "reason", "artefact_name", "error")
+    text = frozenset({"model", "unit", "reason", "artefact_name", "error"})
     flags = frozenset({"abstained"})
 
     def add(self, row: ScoreRow) -> None:
@@ -139,7 +139,7 @@ class ScoreTable(Table):
         cells = {
             "path": str(row.path), "plane": row.plane, "model": row.model, "value": float(said.value),
             "sd": float(said.sd), "unit": row.unit, "abstained": said.abstained, "reason": said.reason,
-            "error": row.error,
+            "artefact_name": row.artefact_name, "error": row.error,
         }  # fmt: skip
         self.add_cells(cells, row.axes, said.detail)
 

@@ -35,6 +35,12 @@ class SessionError(ParfocalError):
     exit_code = 4
 
 
+class SessionFolderError(SessionError):
+    """The folder that somebody named for a session holds something already."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True)
 class Session:
     """The folder of one run.
@@ -157,7 +163,7 @@ def _make_folder(config: Config, folder: Path | None, started: datetime) -> Path
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise SessionError(f"{folder}: is not empty; a session is never written over another")
+            raise SessionFolderError(f"{folder}: is not empty; a session is never written over another")
         return folder
     parent = Path(config.session.folder)
     parent.mkdir(parents=True, exist_ok=True)

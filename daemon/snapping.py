@@ -32,6 +32,8 @@ class Snapped:
         said = {
             name: {
                 "value": _known(one.value), "sd": _known(one.sd), "abstained": one.abstained, "reason": one.reason,
+                "signed": None if one.distribution is None else one.distribution.signed,
+                "detail": {key: _known(value) for key, value in one.detail.items()},
             }
             for name, one in self.assessments.items()
         }  # fmt: skip

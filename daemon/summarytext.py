@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def summary_lines(summary: Mapping[str, Any], dose_unit: str = "") -> list[tuple[str, str]]:
-    """Put the object of `run --json` into the rows of a small table: name and value in words."""
+def summary_lines(summary: Mapping[str, Any], dose_unit: str = "", *, shadow: bool = False) -> list[tuple[str, str]]:
+    """Put the object of `run --json` into the rows of a small table: name and value in words.
+
+    In a `shadow` run no action was sent, and those that are counted read as what would have been.
+    """
     final, truth = summary.get("final") or {}, summary.get("truth") or {}
     latency = summary.get("latency_ms") or {}
     tuned = summary.get("recommendation") is not None and summary.get("frames_to_focus") is None
     rows = [
         ("outcome", str(summary.get("outcome", ""))),
-        ("frames", _counts(summary)),
+        ("frames", _counts(summary, shadow)),
         *_recommended(summary.get("recommendation")),
-        *([] if tuned else [("frames to focus", _form(summary.get("frames_to_focus"), "{}", "not reached"))]),
+        *([] if tuned else [("frames to focus", _form(summary.get("frames_to_focus"), "{} exposed", "not reached"))]),
         ("travel", _form(summary.get("travel_um"), "{:.1f} um", "not known")),
         ("dose", _form(summary.get("dose"), f"{{:.4g}} {dose_unit}".rstrip(), "not known")),
     ]
@@ -49,9 +52,11 @@ def _recommended(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return [*rows, ("why", str(found.get("reason", "")).partition("; recommended")[0])]
 
 
-def _counts(summary: Mapping[str, Any]) -> str:
-    names = ("scored", "stale", "dropped", "actions", "refused")
-    return f"{summary.get('frames')} ({', '.join(f'{summary.get(name)} {name}' for name in names)})"
+def _counts(summary: Mapping[str, Any], shadow: bool) -> str:
+    names = {name: name for name in ("scored", "stale", "dropped", "actions", "refused")}
+    if shadow:
+        names |= {"actions": "actions it would have sent", "refused": "that would have been refused"}
+    return f"{summary.get('frames')} ({', '.join(f'{summary.get(name)} {said}' for name, said in names.items())})"
 
 
 def _gate(gate: Mapping[str, Any]) -> str:

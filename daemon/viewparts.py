@@ -64,7 +64,7 @@ def numbers(step: Step, dof_um: float | None) -> list[Text]:
     if defocus_um is None:
         first.append("not known", style=STRONG)
     else:
-        value = f"{defocus_um:+.3f}" if knows_side(step) else f"\u00b1{abs(defocus_um):.3f}"
+        value = f"{defocus_um:+.3f}" if knows_side(step) else f"|{abs(defocus_um):.3f}|"
         first.append(f"{value} um" if sd_um is None else f"{value} \u00b1 {sd_um:.3f} um", style=STRONG)
     first.append("   ").append(*_focus_word(step.action.detail if step.action is not None else {}, defocus_um, dof_um))
     if dof_um:

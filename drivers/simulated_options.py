@@ -191,18 +191,8 @@ def simulator_parameters(options: SimulatedOptions) -> WidefieldParameters:
     DeviceNotFoundError
         The specimen's image is not there or cannot be read.
     """
-    simulation, objective = options.simulation, options.objective
-    optics = _made(
-        "microscope.objective",
-        lambda: Optics.from_options(
-            {
-                **objective.model_dump(),
-                **simulation.aberration.model_dump(),
-                "emission_um": options.emission_nm / 1000.0,
-                "pixel_um": options.pixel_um or CAMERA_PIXEL_UM / objective.magnification,
-            }
-        ),
-    )
+    simulation = options.simulation
+    optics = _made("microscope.objective", lambda: _optics(options))
     place = "microscope.simulation"
     camera = simulation.camera.model_dump(exclude={"readout_ms"})
     stage: StageParameters = _made(f"{place}.stage", lambda: StageParameters(**simulation.stage.model_dump()))
@@ -226,6 +216,18 @@ def simulator_parameters(options: SimulatedOptions) -> WidefieldParameters:
         drift=_made(f"{place}.drift", lambda: DriftParameters(**simulation.drift.model_dump())),
         bleaching=_made(f"{place}.bleaching", lambda: BleachingParameters(**simulation.bleaching.model_dump())),
         seed=options.seed,
+    )
+
+
+def _optics(options: SimulatedOptions) -> Optics:
+    objective = options.objective
+    return Optics.from_options(
+        {
+            **objective.model_dump(),
+            **options.simulation.aberration.model_dump(),
+            "emission_um": options.emission_nm / 1000.0,
+            "pixel_um": options.pixel_um or CAMERA_PIXEL_UM / objective.magnification,
+        }
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from parfocal import did_you_mean
 from parfocal.models.base import Assessment, ModelCard, ModelError, check_images
-from parfocal.models.cards import load_card, load_weights, packaged_card_path, weights_path
+from parfocal.models.cards import load_card, load_into, packaged_card_path
 from parfocal.models.metrics.markers import MARKER_NAMES, MARKERS, Resolution, markers
 from parfocal.models.saturation import saturated_share
 
@@ -75,10 +75,7 @@ def _load(card: ModelCard, path: Path) -> Classifier:
     if tuple(card.input.get("markers", ())) != MARKER_NAMES:
         raise ModelError(f"{path}: it was trained on other markers than this version measures; train it again")
     classifier = Classifier(int(card.input.get("hidden", HIDDEN)))
-    try:
-        classifier.load_state_dict(load_weights(card, weights_path(card, path)))
-    except RuntimeError as error:
-        raise ModelError(f"{path}: its weights are not those of a marker classifier: {error}") from error
+    load_into(classifier, card, path, "marker classifier")
     return classifier.eval()
 
 

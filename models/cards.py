@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,13 @@ from parfocal import did_you_mean
 from parfocal.models.base import ModelCard, ModelError, WeightsHashError, WeightsMissingError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 PACKAGED = Path(__file__).parent / "weights"
 """Folder of the cards and weights that come with parfocal."""
+
+NAMED = 3
+"""Tensors that an error names; of sixty nobody reads more."""
 
 _FIELDS = {field.name: field for field in dataclasses.fields(ModelCard)}
 _REQUIRED = ("name", "version", "architecture", "weights_file", "weights_sha256")
@@ -120,6 +123,44 @@ def load_weights(card: ModelCard, path: Path) -> dict[str, Tensor]:
         raise ModelError(f"weights of model {card.name!r}: {path} is not a safetensors file: {error}") from error
 
 
+def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str = "") -> None:
+    """Put the weights of a file into a network, which keeps its own precision.
+
+    Parameters
+    ----------
+    network : Module
+    state : mapping of str to Tensor
+    path : Path
+        Of the file, for the message.
+    what : str
+        What a person calls the network; its class by default.
+
+    Raises
+    ------
+    ModelError
+        They are those of another architecture: one line that names the file and the first few differences.
+    """
+    own = network.state_dict()
+    problems = [
+        _some("lacks", [name for name in own if name not in state]),
+        _some("has", [name for name in state if name not in own]),
+        _some("other shapes of", [name for name in own if name in state and own[name].shape != state[name].shape]),
+    ]
+    differences = "; ".join(problem for problem in problems if problem)
+    if differences:
+        raise ModelError(
+            f"weights in {path} are not those of a {what or type(network).__name__} but of another architecture, "
+            f"and do not fit ({differences}): give the card that belongs to them, or train them again"
+        )
+    network.load_state_dict(dict(state))
+
+
+def load_into(network: nn.Module, card: ModelCard, card_path: Path, what: str = "") -> None:
+    """Load the verified weights of a card into a network; raises what `load_weights` and `fill` do."""
+    path = weights_path(card, card_path)
+    fill(network, load_weights(card, path), path, what)
+
+
 def save_weights(state: Mapping[str, Tensor], path: Path) -> str:
     """Write a state dict as safetensors; returns its sha256 for the card."""
     from safetensors.torch import save
@@ -127,6 +168,14 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> str:
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _some(what: str, names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    if not names:
+        return ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{what} {', '.join(names[:NAMED])}{more}"
 
 
 def _refuse_constant(name: str) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from parfocal.models.base import Assessment, ModelCard, ModelError, PatchMap, check_images
-from parfocal.models.cards import load_card, load_weights, packaged_card_path, weights_path
+from parfocal.models.cards import load_card, load_into, packaged_card_path
 from parfocal.models.defocus_net import CELL_PX, WINDOW_PX, Cells, CompactDefocusNet
 from parfocal.models.defocus_patches import neighbours, patch_values
 from parfocal.models.defocus_posterior import Posterior
@@ -112,7 +112,7 @@ class DefocusModel:
         self.card: ModelCard = load_card(path)
         self._options = dict(options)
         network = CompactDefocusNet()
-        network.load_state_dict(load_weights(self.card, weights_path(self.card, path)))
+        load_into(network, self.card, path)
         network = fold_batch_norm(network.eval())
         self._network = network
         self._runner = Runner(

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from parfocal.models.base import ModelCard, ModelError
-from parfocal.models.cards import load_weights, weights_path
+from parfocal.models.cards import load_into
 from parfocal.models.folding import fold_batch_norm
 from parfocal.models.precision import has_bfloat16
 from parfocal.models.quality_labels import LabelScale
@@ -97,13 +97,8 @@ def load_network(card: ModelCard, path: Path) -> nn.Module:
         raise ModelError(f"{path} describes a {card.architecture!r}, not a {' or '.join(map(repr, ARCHITECTURES))}")
     if card.input.get("scaling") not in SCALINGS:
         raise ModelError(f"{path} does not say how frames are scaled: 'input' needs 'scaling', {' or '.join(SCALINGS)}")
-    state = load_weights(card, weights_path(card, path))
     network: nn.Module = ARCHITECTURES[card.architecture]()
-    try:
-        network.load_state_dict({name: _wide(value) for name, value in state.items()})
-    except RuntimeError as error:
-        problem = str(error).splitlines()[-1].strip()
-        raise ModelError(f"weights of {path} are not those of a {card.architecture}: {problem}") from error
+    load_into(network, card, path)  # kept in half precision, used in single
     return network.eval()
 
 
@@ -124,8 +119,3 @@ def bears_bfloat16(card: ModelCard) -> bool:
     if not isinstance(error, float) or error > MAX_BFLOAT16_ERROR:
         return False
     return torch.cuda.is_available() or has_bfloat16()
-
-
-def _wide(value: Tensor) -> Tensor:
-    """Weights are kept in half precision and used in single."""
-    return value.float() if value.is_floating_point() else value

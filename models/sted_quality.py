@@ -14,7 +14,7 @@ from torch import nn
 
 from parfocal import did_you_mean
 from parfocal.models.base import Assessment, ImageError, ModelCard, ModelError, check_images
-from parfocal.models.cards import load_card, load_weights, packaged_card_path, weights_path
+from parfocal.models.cards import load_card, load_into, packaged_card_path
 from parfocal.models.saturation import saturated_share
 from parfocal.models.sted_measures import MIN_DISPERSION, SATURATED_SHARE, dispersion
 from parfocal.models.sted_quality_net import NETWORKS, judged
@@ -145,11 +145,7 @@ def load_network(card: ModelCard, path: Path) -> nn.Module:
     if card.architecture not in NETWORKS:
         raise ModelError(f"{path} describes a {card.architecture!r}, not a {' or '.join(map(repr, NETWORKS))}")
     network: nn.Module = NETWORKS[card.architecture]()
-    try:
-        network.load_state_dict(load_weights(card, weights_path(card, path)))
-    except RuntimeError as error:
-        problem = str(error).splitlines()[-1].strip()
-        raise ModelError(f"weights of {path} are not those of a {card.architecture}: {problem}") from error
+    load_into(network, card, path)
     return network.eval().requires_grad_(False)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
-from parfocal.policies.base import Policy, PolicyError, PolicyOptionError
+from parfocal.policies.base import REQUIRED, Policy, PolicyOptionError, PolicyPluginError
 from parfocal.policies.options import nearest
 
-PolicyFactory = Callable[[Mapping[str, Any]], Policy]
+PolicyFactory = Callable[[Mapping[str, Any]], object]
 
 ENTRY_POINT_GROUP = "parfocal.policies"
 
@@ -52,11 +52,17 @@ def make_policy(name: str, options: Mapping[str, Any] | None = None) -> Policy:
     ------
     PolicyOptionError
         No policy of that name, or options it does not know or cannot use; with the nearest valid name.
-    PolicyError
-        The package that offers the policy fails to import.
+    PolicyPluginError
+        The package that offers the policy fails to import, makes something else, or is not the only one that does.
     """
     factory = _built_in(name) if name in BUILT_IN else _plugin(name)
-    return factory({} if options is None else options)
+    policy = factory({} if options is None else options)
+    lacking = [part for part in REQUIRED if not hasattr(policy, part)]
+    if lacking:
+        raise PolicyPluginError(
+            f"policy {name!r}: its factory returned a {type(policy).__name__}, which lacks {', '.join(lacking)}"
+        )
+    return cast(Policy, policy)
 
 
 def _built_in(name: str) -> PolicyFactory:
@@ -66,12 +72,19 @@ def _built_in(name: str) -> PolicyFactory:
 
 def _plugin(name: str) -> PolicyFactory:
     """Load an installed package's policy; whatever its import raises becomes one message."""
-    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        try:
-            return cast(PolicyFactory, point.load())
-        except Exception as error:
-            raise PolicyError(
-                f"policy {name!r} is offered by {point.value!r}, which fails to import "
-                f"({type(error).__name__}: {error}); repair or uninstall that package"
-            ) from error
-    raise PolicyOptionError(f"there is no policy {name!r}, {nearest(name, policy_names())}")
+    points: list[EntryPoint] = [point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name]
+    if not points:
+        raise PolicyOptionError(f"there is no policy {name!r}, {nearest(name, policy_names())}")
+    if len({point.value for point in points}) > 1:
+        offers = ", ".join(sorted(point.value for point in points))
+        raise PolicyPluginError(f"policy {name!r} is offered more than once: {offers}; uninstall all but one")
+    try:
+        factory = points[0].load()
+    except Exception as error:
+        raise PolicyPluginError(
+            f"policy {name!r} is offered by {points[0].value!r}, which fails to import "
+            f"({type(error).__name__}: {error}); repair or uninstall that package"
+        ) from error
+    if not callable(factory):
+        raise PolicyPluginError(f"policy {name!r}: {points[0].value} is not a factory of policies")
+    return cast(PolicyFactory, factory)

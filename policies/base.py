@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,10 +14,20 @@ class PolicyError(ParfocalError):
     """A policy was told or asked something that its state does not allow, or its checkpoint cannot be restored."""
 
 
-class PolicyOptionError(UsageError):
-    """An option that a policy does not know, or a value it cannot use."""
+class PolicyPluginError(PolicyError):
+    """A policy that a package offers cannot be had: it fails to import, makes none, or is not the only one."""
 
     exit_code = 3
+
+
+class PolicyOptionError(UsageError):
+    """An option that a policy does not know, or a value it cannot use; `problems` has one line each."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,15 @@ class Policy(Protocol):
 
     name: str
 
+    @property
+    def reads(self) -> Sequence[str]:
+        """The models whose assessments it wants, as its options name them; empty if it looks at none.
+
+        A run is refused unless all of them are among ``scoring.models``. A policy of another package may lack this
+        (`reads_of`); then nobody can see beforehand that it will never be told anything.
+        """
+        ...
+
     def tell(self, observation: Observation) -> None:
         """Learn from one frame."""
         ...
@@ -104,3 +123,12 @@ class Policy(Protocol):
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Go on from a checkpoint; raises `PolicyError` if it is not one of this policy's."""
         ...
+
+
+REQUIRED = ("name", "tell", "ask", "checkpoint", "restore")
+"""What an object must have to be taken for a policy; `Policy.reads` came later, and is not asked for."""
+
+
+def reads_of(policy: object) -> tuple[str, ...]:
+    """Return the models that a policy says it reads; none if it does not say."""
+    return tuple(getattr(policy, "reads", ()))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from parfocal import did_you_mean
 from parfocal.policies.base import PolicyOptionError
 
+BESIDE_OPTIONS = ("name", "calibration")
 LONGEST_SHOWN = 80
 """Characters of a wrong value that a message repeats; a table of numbers helps nobody."""
 
@@ -77,14 +78,18 @@ def parse_options(model: type[OptionsT], policy: str, options: Mapping[str, Any]
         return model.model_validate(dict(options))
     except ValidationError as error:
         lines = [_explain(model, problem) for problem in error.errors(include_url=False)]
-        raise PolicyOptionError(f"policy {policy}: " + "; ".join(lines)) from None
+        said = [f"policy {policy}: {line}" for line in lines]
+        raise PolicyOptionError(f"policy {policy}: " + "; ".join(lines), said) from None
 
 
 def _explain(model: type[Options], problem: Any) -> str:
     """Say one pydantic problem in words."""
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"unknown option {where!r}, {nearest(str(problem['loc'][-1]), list(model.model_fields))}"
+        known = list(model.model_fields)
+        # Beside its options a configuration's `policy` has these, and they are mistyped as easily.
+        near = did_you_mean(where, [*known, *BESIDE_OPTIONS] if len(problem["loc"]) == 1 else known)
+        return f"unknown option {where!r}, {near.removeprefix('; ') or nearest(str(problem['loc'][-1]), known)}"
     if problem["type"] == "missing":
         return f"option {where!r} is required"
     message = str(problem["msg"]).removeprefix("Value error, ")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from parfocal.models.base import Assessment
-from parfocal.policies.base import Action, Change, Finish, Observation, Policy, PolicyError
+from parfocal.policies.base import Action, Change, Finish, Observation, Policy, PolicyError, reads_of
 
 DELIBERATING = ("problem", "accept", "solver", "deadline_s")
 
@@ -157,7 +157,7 @@ class GatedPolicy:
 
     def __init__(self, policy: Policy, terms: GateTerms) -> None:
         self.name = policy.name
-        self.reads = (*getattr(policy, "reads", ()), terms.model)
+        self.reads = (*reads_of(policy), terms.model)
         self.off_loop = bool(getattr(policy, "off_loop", False))
         self._policy, self._gate = policy, QualityGate(terms)
         for name in DELIBERATING:  # a policy whose suggestions take time offers them here too

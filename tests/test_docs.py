@@ -21,7 +21,7 @@ from parfocal.daemon.compose import microscope_for, policy_maker
 from parfocal.daemon.config import ConfigError, load_config
 from parfocal.daemon.journal import Kind
 from parfocal.drivers import faults, mm_options, recorded, simulated_options, sted_options
-from parfocal.policies.focus.belief import BeliefOptions
+from parfocal.policies.focus.beliefoptions import BeliefOptions
 from parfocal.policies.focus.jaf import JafOptions
 from parfocal.policies.focus.oughtafocus import OughtaFocusOptions
 from parfocal.policies.focus.sweep import SweepOptions

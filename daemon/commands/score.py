@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,11 +26,18 @@ if TYPE_CHECKING:
     from parfocal.models.base import Assessment
 
 
+OptionOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="MODEL.KEY=VALUE, for a model, as quality.network=paper; may be repeated."),
+]
+
+
 def score(
     paths: Annotated[list[Path], typer.Argument(help="TIFF, PNG or OME-Zarr, or folders, searched recursively.")],
     model: Annotated[
         list[str] | None, typer.Option("--model", help="defocus (default), sharpness...; may be repeated.")
     ] = None,
+    option: OptionOption = None,
     na: Annotated[float | None, typer.Option("--na", help="Numerical aperture.")] = None,
     pixel_um: Annotated[float | None, typer.Option("--pixel-um", help="Pixel at the sample, in um.")] = None,
     emission_nm: Annotated[float | None, typer.Option("--emission-nm", help="Wavelength imaged, in nm.")] = None,
@@ -56,18 +64,31 @@ def score(
     given = PartialOptics(na, immersion_index, None if emission_nm is None else emission_nm / 1000.0, pixel_um)
     fallback, options = from_config(config)
     names = tuple(dict.fromkeys(model or ["defocus"]))
+    options = _with_told(option or [], names, options, check=scheduler is None)
     job = ScoreJob(names, given, fallback, options, maps=maps is not None)
     if maps is not None:
         _make_folder(maps)
-    files = find_images(paths, skip=[maps] if maps is not None else [])
+    others: Counter[str] = Counter()
+    files = find_images(paths, skip=[maps] if maps is not None else [], others=others)
     with ExitStack() as stack:
         tables = [stack.enter_context(ScoreTable(path, force=force)) for path in dict.fromkeys(out or [])]
         tally = _score_all(files, job, scheduler, tables, maps, as_json=json_)
+    _conclude(tally, tables, files, others)
+    raise typer.Exit(2 if tally.failed == tally.rows else 0)
+
+
+def _conclude(tally: Tally, tables: Sequence[ScoreTable], files: Sequence[Path], others: Counter[str]) -> None:
+    """Say on stderr where the rows are, what was passed over, and how many failed."""
+    from parfocal.daemon.imagefiles import kinds_of
+
     for table in tables:
         typer.echo(f"{table.rows} rows of {len(files)} files are in {table.path}", err=True)
+    count = sum(others.values())
+    if count:
+        what = "file of another kind" if count == 1 else "files of other kinds"
+        typer.echo(f"{count} {what} skipped ({kinds_of(others)})", err=True)
     if tally.failed:
         typer.echo(f"{tally.failed} of {tally.rows} rows could not be assessed; each says why", err=True)
-    raise typer.Exit(2 if tally.failed == tally.rows else 0)
 
 
 def from_config(config: Path | None) -> tuple[PartialOptics, dict[str, dict[str, object]]]:
@@ -80,6 +101,19 @@ def from_config(config: Path | None) -> tuple[PartialOptics, dict[str, dict[str,
 
     loaded = load_config(config)
     return optics_of_config(loaded.microscope.model_dump(mode="json")), loaded.scoring.options
+
+
+def _with_told(
+    texts: Sequence[str], models: Sequence[str], configured: dict[str, dict[str, object]], *, check: bool
+) -> dict[str, dict[str, object]]:
+    """Options of the models, those of the command line over the configured ones."""
+    from parfocal.daemon.scoreoptions import check_options, over, parse_options
+
+    told = parse_options(texts, models)
+    options = over(told, configured)
+    if check:  # with a cluster, a card or a device may be there on the workers only, who say so themselves
+        check_options(told, options)
+    return options
 
 
 def _make_folder(folder: Path) -> None:
@@ -136,7 +170,9 @@ def _measured(said: Assessment) -> str:
 
 
 def row_text(row: ScoreRow) -> str:
-    """Put a row into one line for a person."""
+    """Put a row into one line for a person: what the model says, and the artefact that most probably is the reason."""
+    from parfocal.daemon.viewparts import worst_artefact
+
     axes = ",".join(f"{name}{at}" for name, at in row.axes.items()) or str(row.plane if row.plane is not None else "-")
     said = row.assessment
     if row.error or said.abstained:
@@ -144,4 +180,6 @@ def row_text(row: ScoreRow) -> str:
     else:
         unit = f" {row.unit}" if row.unit else ""
         text = f"{_measured(said)}{unit}"
+        worst = worst_artefact(said)
+        text += f"  {worst[0]} {worst[1]:.2f}" if worst is not None else ""
     return f"{row.path}  {axes}  {row.model}  {text}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parfocal import UsageError, did_you_mean
 from parfocal.daemon.commands.run import JsonOption
 
 if TYPE_CHECKING:
@@ -65,9 +64,11 @@ def snap(address: Address = None, key: Key = None, timeout: Timeout = 30.0, json
         typer.echo(json.dumps(done.detail, allow_nan=False))
         return
     typer.echo(done.text)
+    from parfocal.daemon.service.clientview import assessment_text
+
     for name, one in done.detail["assessments"].items():
-        said = f"abstained: {one['reason']}" if one["abstained"] else f"{one['value']:.4g}"
-        typer.echo(f"  {name}: {said}")
+        said = f"abstained: {one['reason']}" if one["abstained"] else assessment_text(name, one)
+        typer.echo(f"  model {name}: {said}")
 
 
 def set_(
@@ -86,10 +87,13 @@ def set_(
 
     The value `null` undoes it.
     """
-    orders = [_order(text) for text in what]
+    from parfocal.daemon.setting import carry_out, check_names, read_setting
+
+    settings = [read_setting(text) for text in what]
     with _client(address, key, timeout) as client:
-        for order in orders:
-            typer.echo(order(client).text)
+        if len(settings) > 1:
+            check_names(settings, client.status())
+        carry_out(settings, client, typer.echo)
 
 
 def watch(
@@ -119,30 +123,3 @@ def _client(address: str | None, key: Path | None, timeout: float) -> Client:
 def _say(address: str | None, key: Path | None, timeout: float, verb: Callable[[Client], Done]) -> None:
     with _client(address, key, timeout) as client:
         typer.echo(verb(client).text)
-
-
-def _order(text: str) -> Callable[[Client], Done]:
-    """Read one KEY=VALUE; all of them are read before any is sent."""
-    from parfocal.daemon.config_lines import parse_value
-
-    name, equals, value_text = text.partition("=")
-    parts = name.strip().split(".")
-    if not equals or not all(parts):
-        raise UsageError(f"set {text}: expected KEY=VALUE with a dotted KEY")
-    value: Any = parse_value(value_text)
-    if parts[0] == "limits" and len(parts) == 3:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise UsageError(f"set {text}: a limit is a number, or null (got {value!r})")
-        number = None if value is None else float(value)
-        return lambda client: client.set_limit(parts[1], parts[2], number)
-    if parts == ["policy", "name"]:
-        return lambda client: client.set_policy(str(value))
-    if parts[0] == "policy" and len(parts) == 2:
-        return lambda client: client.set_option(parts[1], value)
-    if parts in (["preview", "restored"], ["preview", "every_s"]):
-        return lambda client: client.set_preview(parts[1], "off" if value is False else value)
-    hint = did_you_mean(parts[0], ("limits", "policy", "preview"))
-    raise UsageError(
-        f"set {text}: while a session runs, limits.PARAMETER.BOUND, policy.name, policy.OPTION, preview.restored and "
-        f"preview.every_s can be set{hint}"
-    )

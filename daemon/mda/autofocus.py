@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from parfocal import ParfocalError
-from parfocal.daemon.compose import scorer_for
+from parfocal.daemon.compose import optics_options, scorer_for
+from parfocal.daemon.config import Config, ConfigError
 from parfocal.daemon.decide import Scoring
 from parfocal.daemon.mda.options import AttachOptions, make_config, split_options
 from parfocal.daemon.mda.run import SeatRun
@@ -24,12 +25,14 @@ class AutofocusCancelled(ParfocalError):  # noqa: N818 - the name that the inter
 
 @dataclass
 class AutofocusSettings:
-    """What a form asks for. The optics turn blur into um; without them the configuration must say them.
+    """What a form asks for. The optics turn blur into um: nothing stands in for them where nobody says what they are.
 
     Parameters
     ----------
-    na, immersion_index, magnification, emission_nm, pixel_um
-        The optics; `pixel_um` 0 asks the core.
+    na, immersion_index, magnification, emission_nm : float, optional
+        The optics, unless the configuration says them, or has a calibration.
+    pixel_um : float
+        At the sample; 0 asks the core.
     range_um : float
         The focus is sought within the present z +- this.
     max_frames : int
@@ -40,10 +43,10 @@ class AutofocusSettings:
         Whether the network runs in a process of its own.
     """
 
-    na: float = 0.75
-    immersion_index: float = 1.0
-    magnification: float = 20.0
-    emission_nm: float = 520.0
+    na: float | None = None
+    immersion_index: float | None = None
+    magnification: float | None = None
+    emission_nm: float | None = None
     pixel_um: float = 0.0
     range_um: float = 40.0
     max_frames: int = 40
@@ -102,7 +105,7 @@ class SoftwareAutofocus:
         AutofocusCancelled
             `should_cancel` said so, which is asked before every image.
         ParfocalError
-            The settings or the microscope are no good; nothing has moved.
+            The settings or the microscope are no good, or nobody says what the optics are; nothing has moved.
         """
         settings = settings or AutofocusSettings()
         cancel = should_cancel or (lambda: False)
@@ -110,8 +113,9 @@ class SoftwareAutofocus:
             core.setFocusDevice(focus_device)
         if cancel():
             raise _cancelled("before the first image")
+        config = self._configured(settings)
         self._settle(core)
-        run = self._run(core, settings)
+        run = self._run(core, settings, config)
         found = Found()
         try:
             run.stand()
@@ -140,19 +144,18 @@ class SoftwareAutofocus:
         if core.getAutoFocusDevice() and core.isContinuousFocusEnabled():
             core.enableContinuousFocus(False)
 
-    def _run(self, core: Any, settings: AutofocusSettings) -> SeatRun:
-        given: Mapping[str, Any] = {
-            "na": settings.na,
-            "immersion_index": settings.immersion_index,
-            "magnification": settings.magnification,
-            "emission_nm": settings.emission_nm,
-            "pixel_um": settings.pixel_um or None,
-            "range_um": settings.range_um,
-            "session": settings.session,
-            "process": settings.process,
-        }
-        _, short = split_options(given)
+    def _configured(self, settings: AutofocusSettings) -> Config:
+        given = asdict(settings) | {"pixel_um": settings.pixel_um or None}
+        _, short = split_options({key: value for key, value in given.items() if key != "max_frames"})
         config = make_config(self._config, short)
+        if "na" not in optics_options(config) and config.policy.calibration is None:
+            raise ConfigError(
+                f"{NAME} autofocus: the optics are not known, so blur cannot be turned into um: give na and "
+                "emission_nm in AutofocusSettings, or a configuration with them or with policy.calibration"
+            )
+        return config
+
+    def _run(self, core: Any, settings: AutofocusSettings, config: Config) -> SeatRun:
         options = AttachOptions(
             max_correction_um=settings.range_um * 1.1, autofocus_frames=settings.max_frames, looks="never"
         )

@@ -13,7 +13,7 @@ from parfocal.daemon.replay.frames import Rescoring, need_frames, other_model, s
 from parfocal.daemon.replay.reader import SessionReader
 from parfocal.daemon.replay.turns import Made
 from parfocal.policies import make_policy
-from parfocal.policies.base import Policy
+from parfocal.policies.base import Policy, reads_of
 
 OPEN_LOOP = (
     "open loop: it is told what was observed then, at the places where the recorded policy had gone, so this is what "
@@ -136,7 +136,7 @@ def _made(reader: SessionReader, choice: Choice, made: Made) -> Policy:
 def _reads(policy: Policy) -> Sequence[str]:
     """Models whose assessments a policy wants."""
     model = getattr(getattr(policy, "options", None), "model", None)
-    return getattr(policy, "reads", ()) or ([model] if isinstance(model, str) else [])
+    return reads_of(policy) or ([model] if isinstance(model, str) else [])
 
 
 def options_for(name: str, was: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parfocal.daemon.decisions import side_known
@@ -37,7 +37,10 @@ class FrameRow:
 
 @dataclass(slots=True)
 class MoveRow:
-    """One thing that was wanted and not nothing: a move, a finish, a refusal."""
+    """One thing that was wanted and not nothing: a move, a finish, a refusal.
+
+    `sided`: it was known on which side the focus is. `repeats`: so many like it followed at once, until `until_s`.
+    """
 
     index: int | None
     at_s: float
@@ -48,6 +51,9 @@ class MoveRow:
     refusal: str = ""
     readbacks: dict[str, float] = field(default_factory=dict)
     commanded: bool = False
+    sided: bool = True
+    repeats: int = 0
+    until_s: float = nan
 
 
 @dataclass(slots=True)
@@ -149,7 +155,10 @@ class _Teller:
             self._hold(record["reason"], at)
             return
         what = "move" if record["action"] == "change" else "finish"
-        self._move = MoveRow(record["index"], at, what, numbers(record.get("settings", {})), record["reason"], None)
+        targets = numbers(record.get("settings", {}))
+        self._move = MoveRow(
+            record["index"], at, what, targets, record["reason"], None, sided=side_known(detail), until_s=at
+        )
         self.story.moves.append(self._move)
 
     def _flag(self, detail: Mapping[str, float]) -> None:
@@ -159,7 +168,7 @@ class _Teller:
             row.flagged = True
 
     def _hold(self, reason: str, at: float) -> None:
-        words = re.sub(r"[-+±]?\d[\d.]*(e[-+]?\d+)?", "#", reason)
+        words = _words(reason)
         row = self.story.holds.get(words)
         if row is None:
             self.story.holds[words] = HoldRow(reason, 1, at, at)
@@ -190,6 +199,31 @@ class _Teller:
 
     def _on_error(self, record: Record) -> None:
         self.story.errors.append(str(record["message"]))
+
+
+def _words(reason: str) -> str:
+    """Return a reason without its numbers."""
+    return re.sub(r"[-+±]?\d[\d.]*(e[-+]?\d+)?", "#", reason)
+
+
+def collapsed(moves: Sequence[MoveRow]) -> list[MoveRow]:
+    """Return moves with those that only say once more that the side is not known as one, with their count.
+
+    A shadow run looks nowhere, so it learns no side, and asks for the same look on every frame.
+    """
+    rows: list[MoveRow] = []
+    for move in moves:
+        last = rows[-1] if rows else None
+        if last is None or move.sided or last.sided or not _alike(last, move):
+            rows.append(replace(move))
+        else:
+            last.repeats, last.until_s = last.repeats + 1, move.at_s
+    return rows
+
+
+def _alike(one: MoveRow, other: MoveRow) -> bool:
+    same = one.what == other.what and one.accepted == other.accepted and set(one.targets) == set(other.targets)
+    return same and _words(one.reason + one.refusal) == _words(other.reason + other.refusal)
 
 
 def story_of(reader: SessionReader) -> Story:

@@ -18,7 +18,7 @@ from parfocal.daemon.replay.decisions import ReplayError, reproduce
 from parfocal.daemon.replay.reader import SessionReader
 from parfocal.daemon.report import words
 from parfocal.daemon.report.axes import duration
-from parfocal.daemon.report.events import Story, story_of
+from parfocal.daemon.report.events import Story, collapsed, story_of
 from parfocal.daemon.report.figures import dose, figures_of
 from parfocal.daemon.report.shadow import shadow_of
 from parfocal.daemon.report.thumbnails import thumbnails_of
@@ -85,7 +85,7 @@ def render(reader: SessionReader, *, verify: bool = True) -> str:
         story, dof_um=reader.dof_um, config=reader.config, dose_unit=unit
     )
     thumbnails = thumbnails_of(reader, story)
-    moves, more_moves = words.first_lines(story.moves, MOST_MOVES)
+    moves, more_moves = words.first_lines(collapsed(story.moves) if story.shadow else story.moves, MOST_MOVES)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": lambda s: duration(s, 0.1), "settings": words.settings_words}
     page = environment.from_string(_resource("page.html")).render(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from parfocal.daemon.decisions import side_known
 from parfocal.daemon.service.errors import MessageError
 from parfocal.daemon.service.eventmodels import End, Event, Health, Hello, OrderEvent, StepEvent, event_of
 from parfocal.daemon.service.messages import Done, StatusReply
+
+OF_ORDERS = frozenset({"refused", "snap_failed", "not_running", "ending", "journal"})
+"""Codes of orders that were understood, and not carried out; with any other a message was turned away."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,12 @@ class DaemonStatus:
         if self.health is not None:
             latency = self.health.latency_ms
             rows.append(("loop latency", f"p50 {_number(latency.get('p50'))} ms, p99 {_number(latency.get('p99'))} ms"))
-            turned_away = sum(self.health.refused.values())
-            if turned_away:
-                rows.append(("turned away", f"{turned_away} messages"))
+            refused = self.health.refused
+            unmet = sum(count for code, count in refused.items() if code in OF_ORDERS)
+            if unmet:
+                rows.append(("refused", f"{unmet} order{'' if unmet == 1 else 's'}"))
+            if sum(refused.values()) > unmet:
+                rows.append(("turned away", f"{sum(refused.values()) - unmet} messages"))
         if self.end is not None:
             error = self.end.summary.get("error") or ""
             rows.append(("ended", f"{self.end.outcome}{': ' + error if error else ''}"))
@@ -92,7 +100,9 @@ class DaemonStatus:
         return rows
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<14} {value}" for name, value in self.rows())
+        rows = self.rows()
+        width = max(14, *(len(name) for name, _ in rows))
+        return "\n".join(f"{name:<{width}} {value}" for name, value in rows)
 
     __repr__ = __str__  # at a prompt, too: what a program reads is in the fields
 
@@ -115,10 +125,10 @@ def step_rows(step: StepEvent) -> list[tuple[str, str]]:
     if step.z_um is not None:
         rows.append(("z", f"{step.z_um:.2f} um"))
     if step.defocus_um is not None:
-        rows.append(("defocus", f"{step.defocus_um:+.2f} ± {_number(step.defocus_sd_um)} um"))
+        rows.append(("belief", _belief(step)))
     for name, one in step.assessments.items():
-        text = f"abstained: {one.reason}" if one.abstained else f"{_number(one.value)} ± {_number(one.sd)}"
-        rows.append((name, text))
+        text = f"abstained: {one.reason}" if one.abstained else assessment_text(name, one.model_dump())
+        rows.append((f"model {name}", text))
     if step.action is not None:
         refused = step.verdict is not None and not step.verdict.accepted
         rows.append(("decided", f"{step.action.kind}: {step.action.reason}"))
@@ -129,6 +139,29 @@ def step_rows(step: StepEvent) -> list[tuple[str, str]]:
     left = f", {step.dose.left:.4g} left" if step.dose.left is not None else ""
     rows.append(("dose", f"{_number(step.dose.spent)} {step.dose.unit}{left}"))
     return rows
+
+
+def assessment_text(name: str, one: Mapping[str, Any]) -> str:
+    """Return what a model said: the number with its spread and, of a defocus, its unit; bars where it has no side."""
+    value, sd = one.get("value"), one.get("sd")
+    spread = f" ± {_number(sd)}" if sd is not None else ""
+    if name != "defocus":
+        return f"{_number(value)}{spread}"
+    unit = "px" if (one.get("detail") or {}).get("in_um") == 0.0 else "um"
+    if value is None or one.get("signed") is True:
+        return f"{'?' if value is None else f'{value:+.3g}'}{spread} {unit}"
+    side = ", of either side" if one.get("signed") is False else ""
+    return f"{_number(value)}{spread} {unit}{side}"
+
+
+def _belief(step: StepEvent) -> str:
+    """Return the defocus that the policy believes in; without a sign where it does not know the side."""
+    sd = f" ± {_number(step.defocus_sd_um)}" if step.defocus_sd_um is not None else ""
+    detail = {k: v for k, v in (step.action.detail if step.action is not None else {}).items() if v is not None}
+    defocus_um = step.defocus_um or 0.0
+    if not side_known(detail):
+        return f"defocus {abs(defocus_um):.2f}{sd} um, of either side"
+    return f"defocus {defocus_um:+.2f}{sd} um"
 
 
 def order_line(order: OrderEvent) -> str:
@@ -143,7 +176,7 @@ def step_line(step: StepEvent) -> str:
     z = f"z {step.z_um:8.2f} um" if step.z_um is not None else "z        ?   "
     defocus = ""
     if step.defocus_um is not None:
-        defocus = f"  defocus {step.defocus_um:+6.2f} ± {_number(step.defocus_sd_um)} um"
+        defocus = f"  {_belief(step)}"
     quality = f"  quality {step.quality:.2f}" if step.quality is not None else ""
     decided = ""
     if step.verdict is not None and not step.verdict.accepted:

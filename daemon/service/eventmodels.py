@@ -35,6 +35,7 @@ class Assessed(BaseModel):
     abstained: bool
     reason: str
     detail: dict[str, float | None]
+    signed: bool | None = None
 
 
 class Wanted(BaseModel):

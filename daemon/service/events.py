@@ -113,7 +113,7 @@ def assessment_note(one: Assessment) -> dict[str, Any]:
     """Return what a model said, without distribution and map."""
     return {
         "value": known(one.value), "sd": known(one.sd), "abstained": one.abstained, "reason": one.reason,
-        "detail": numbers(one.detail),
+        "detail": numbers(one.detail), "signed": None if one.distribution is None else one.distribution.signed,
     }  # fmt: skip
 
 

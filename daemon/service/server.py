@@ -35,8 +35,8 @@ MOST_STEPS, MOST_REST = 4096, 4096
 
 PREVIEW_EVERY_S, HEALTH_EVERY_S, HELLO_EVERY_S = 0.2, 1.0, 5.0
 AT_ONCE, REFUSED_PER_S, BREATH_S = 16, 1500.0, 0.002
-"""Requests taken in one go; and so many that are refused a second, then breaths of at least so long: a flood shall cost
-whoever sends it time, and not the loop."""
+"""Requests taken in one go; and so many that are refused a second. As soon as more were, nothing is listened to for a
+breath, and not for longer: a flood shall cost whoever sends it time, and neither the loop nor somebody else."""
 
 MOST_PENDING = 64
 FAREWELL_S = 0.4
@@ -182,30 +182,36 @@ class Service:
         if sockets.wake_in.fileno() in ready:
             sockets.woken()
         self._awake = False  # before looking: what comes from now on wakes again
-        strange = 0
+        self._pay()
         if sockets.events in ready:
-            strange += self._note_strange(sockets.subscriptions(AT_ONCE))
+            self._take_subscriptions()
         self._pass_on_restored()
         self._pass_on()
         if sockets.gate in ready:
             self._ask_gate()
         if sockets.commands in ready:
-            strange += self._take_requests()
+            self._take_requests()
         self._tick()
-        self._breathe(strange)
-
-    def _breathe(self, strange: int) -> None:
-        """Wait where more was refused than is to be listened to; who sends more than that waits, too."""
-        now = time.monotonic()
-        self._owed_s = max(self._owed_s - (now - self._paid_s), 0.0) + strange / REFUSED_PER_S
-        self._paid_s = now
-        if self._owed_s >= BREATH_S:
+        if self._out_of_breath:
             time.sleep(self._owed_s)
 
-    def _note_strange(self, count: int) -> int:
-        for _ in range(count):
-            self._refusals.note("no_subscription", "somebody", "a message to the events' socket that is none")
-        return count
+    def _pay(self) -> None:
+        """Let time pass: it pays for what was refused."""
+        now = time.monotonic()
+        self._owed_s, self._paid_s = max(self._owed_s - (now - self._paid_s), 0.0), now
+
+    @property
+    def _out_of_breath(self) -> bool:
+        """Whether so much was refused that a breath is due: who sends more waits until then."""
+        return self._owed_s >= BREATH_S
+
+    def _take_subscriptions(self) -> None:
+        for _ in range(AT_ONCE):
+            for _ in range(self._sockets.subscriptions(1)):
+                self._owed_s += 1.0 / REFUSED_PER_S
+                self._refusals.note("no_subscription", "somebody", "a message to the events' socket that is none")
+            if self._out_of_breath:
+                break
 
     def _ask_gate(self) -> None:
         gate = self._sockets.gate
@@ -219,16 +225,17 @@ class Service:
             envelope, request = parts[:2], parts[2:]
             gate.send_multipart(envelope + self._gate.answer(request), zmq.NOBLOCK)
 
-    def _take_requests(self) -> int:
-        """Take in what was sent; return how much of it was refused."""
-        refused = 0
+    def _take_requests(self) -> None:
+        """Take in what was sent, at least one: every sender gets a turn, whoever else floods (ZeroMQ queues fairly)."""
         for _ in range(AT_ONCE):
             try:
                 frames = self._sockets.commands.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
-            refused += not self._one_request(frames)
-        return refused
+            if not self._one_request(frames):
+                self._owed_s += 1.0 / REFUSED_PER_S
+            if self._out_of_breath:
+                break
 
     def _one_request(self, frames: list[Any]) -> bool:
         user: User | None = ANYBODY

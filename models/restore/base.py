@@ -143,7 +143,7 @@ def check_frame(frame: NDArray[Any]) -> FloatImage:
             f"most {MAX_PIXELS // 1_000_000} megapixels"
         )
     pixels = array.astype(np.float32)
-    if not np.isfinite(pixels).all():
+    if array.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise ImageError("image holds NaN or infinite pixels")
     return pixels
 

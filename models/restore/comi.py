@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from parfocal.models.base import ModelCard, ModelError, WeightsMissingError
-from parfocal.models.cards import PACKAGED, load_card, load_weights, weights_path
+from parfocal.models.cards import PACKAGED, load_card, load_into
 from parfocal.models.precision import settled
 from parfocal.models.restore import refuse_options
 from parfocal.models.restore.base import Blur, Restoration, check_frame
@@ -123,11 +123,10 @@ def load_generator(card: ModelCard, path: Path) -> ComiGenerator:
     try:
         width, blocks, upsampling, residual = (card.input[name] for name in SHAPE)
         network = ComiGenerator(width, blocks, upsampling=upsampling, residual=residual)
-        held = load_weights(card, weights_path(card, path))
-        network.load_state_dict({name: value.float() for name, value in held.items()})
     except (RuntimeError, TypeError, ValueError) as error:
         problem = str(error).splitlines()[-1].strip()
         raise ModelError(f"weights of {path} are not those of the generator it describes: {problem}") from error
+    load_into(network, card, path)
     return network.eval()
 
 

@@ -8,11 +8,13 @@ doubt spans a zero of the transfer function, nothing is divided by it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from parfocal.models.restore.base import Blur, FloatImage
@@ -37,6 +39,8 @@ class Observed:
     canvas: Canvas
     padded: Tensor
     spectrum: Tensor
+    power: NDArray[np.float32]
+    """Of the spectrum, flat."""
     transfer: Transfers
     noise_to_signal: Tensor
     levels: Levels
@@ -46,14 +50,18 @@ def observe(frame: FloatImage, blur: Blur, levels: Levels | None = None) -> Obse
     """Prepare a frame (height, width) in counts for the filters."""
     levels = levels or Levels.of(frame)
     canvas = Canvas.of((frame.shape[0], frame.shape[1]), blur.diameter_px)
-    padded = canvas.pad(torch.from_numpy(frame) - levels.background)
+    padded = canvas.padded_by(lambda middle: torch.sub(torch.from_numpy(frame), levels.background, out=middle))
     spectrum = torch.fft.rfft2(padded)
+    there = spectrum.numpy().ravel()
+    power = there.real**2 + there.imag**2
     transfer = transfers(canvas, blur)
-    ratio = _noise_to_signal(spectrum, transfer, levels, canvas.padded)
-    return Observed(canvas, padded, spectrum, transfer, ratio, levels)
+    ratio = _noise_to_signal(power, transfer, levels, canvas.padded)
+    return Observed(canvas, padded, spectrum, power, transfer, ratio, levels)
 
 
-def _noise_to_signal(spectrum: Tensor, transfer: Transfers, levels: Levels, padded: tuple[int, int]) -> Tensor:
+def _noise_to_signal(
+    spectral: NDArray[np.float32], transfer: Transfers, levels: Levels, padded: tuple[int, int]
+) -> Tensor:
     """Ratio of the noise's power to the specimen's at every frequency.
 
     The specimen's power spectrum is a power law, as images' are (Field 1987), fitted to the rings in which the frame
@@ -61,8 +69,8 @@ def _noise_to_signal(spectrum: Tensor, transfer: Transfers, levels: Levels, padd
     """
     noise = levels.noise_sd**2 * padded[0] * padded[1]
     rings = _rings(padded)
-    power = rings.mean(spectrum.real**2 + spectrum.imag**2)
-    passed = rings.mean(transfer.square)
+    power = rings.mean(spectral)
+    passed = rings.mean(transfer.square.numpy().ravel())
     told = (power > 2.0 * noise) & (passed > 1e-3)
     signal = (power - noise)[told] / passed[told]
     log_f, weight = np.log(rings.frequency[told]), rings.weight[told]
@@ -76,15 +84,42 @@ def _noise_to_signal(spectrum: Tensor, transfer: Transfers, levels: Levels, padd
         level = float(
             np.log(max(np.median(signal * rings.frequency[told] ** exponent), least) if told.any() else least)
         )
-    return torch.exp(_log_frequency(padded) * exponent + float(np.log(noise) - level)).add_(MISMATCH)
+    return (_log_frequency(padded) * exponent).add_(float(np.log(noise) - level)).exp_().add_(MISMATCH)
 
 
 def wiener(seen: Observed, strength: float = 1.0) -> Tensor:
     """Wiener's filter, counts above background on the frame's pixels; `strength` scales the noise it believes in."""
     t = seen.transfer
-    gain = t.focused * t.mean.conj() / (t.square + strength * seen.noise_to_signal)
+    gain = (t.focused * t.mean.conj()).div_(torch.add(t.square, seen.noise_to_signal, alpha=strength))
     gain[0, 0] = 1.0  # the mean light is neither noise nor blurred
-    return seen.canvas.crop(torch.fft.irfft2(seen.spectrum * gain, s=seen.canvas.padded))
+    return _on_frame(seen.spectrum * gain, seen.canvas)
+
+
+def _through(image: Tensor, transfer: Tensor) -> Tensor:
+    """An image after a transfer function that is over the number of pixels.
+
+    Axis by axis: torch leaves the spectrum lying column by column, as the way back takes it best.
+    """
+    spectrum = torch.fft.fft(torch.fft.rfft(image, dim=1), dim=0)
+    return _inverse(spectrum.mul_(transfer), image.shape[1])
+
+
+def _inverse(spectrum: Tensor, columns: int) -> Tensor:
+    """Inverse of `torch.fft.rfft2`, not divided by the number of pixels."""
+    rows = torch.fft.ifft(spectrum, dim=0, norm="forward")
+    image: Tensor = torch.fft.irfft(rows, n=columns, dim=1, norm="forward")
+    return image
+
+
+def _on_frame(spectrum: Tensor, canvas: Canvas) -> Tensor:
+    """The frame's part of an inverse transform; columns that the spectrum lacks are zero.
+
+    In two steps, so that rows that are cropped off, and columns that are not there, are not transformed.
+    """
+    (top, left), (height, width) = canvas.before, canvas.shape
+    rows = torch.fft.ifft(spectrum, dim=0, norm="forward")[top : top + height]  # undivided: one pass in the end
+    image: Tensor = torch.fft.irfft(rows, n=canvas.padded[1], dim=1, norm="forward")[:, left : left + width]
+    return image.mul_(1.0 / math.prod(canvas.padded))
 
 
 def richardson_lucy(seen: Observed, iterations: int = ITERATIONS) -> Tensor:
@@ -96,8 +131,8 @@ def richardson_lucy(seen: Observed, iterations: int = ITERATIONS) -> Tensor:
     """
     problem = _Poisson.of(seen, halved=False)
     estimate = problem.start()
-    for _ in range(iterations):
-        estimate = problem.step(estimate)
+    for number in range(iterations):
+        estimate = problem.step(estimate, even=number == 0)
     return problem.focused(estimate)
 
 
@@ -113,60 +148,79 @@ def quick_richardson_lucy(seen: Observed, blur_px: float) -> Tensor:
     step = last_step = change = torch.zeros_like(estimate)
     for number in range(QUICK_FULL if not halved else QUICK_HALVED if blur_px < MORE_FROM_PX else QUICK_MORE):
         if number >= 2:
-            along = float((step * last_step).sum() / last_step.square().sum().clamp(min=1e-20))
-            ahead = (estimate + min(max(along, 0.0), 1.0) * change).clamp(min=0.0)
-        former, estimate = estimate, problem.step(ahead)
+            along = _dot(step, last_step) / max(_dot(last_step, last_step), 1e-20)
+            ahead = torch.add(estimate, change, alpha=min(max(along, 0.0), 1.0)).clamp_(min=0.0)
+        former, estimate = estimate, problem.step(ahead, even=number == 0)
         change = estimate - former
         step, last_step = estimate - ahead, step
         ahead = estimate
     return problem.focused(estimate)
 
 
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(torch.dot(a.view(-1), b.view(-1)))
+
+
 @dataclass(frozen=True)
 class _Poisson:
-    """One frame's likelihood: data and mask, on the canvas or on every other pixel of it, and the transfer function."""
+    """One frame's likelihood, on the canvas or on every other pixel of it.
+
+    Data where the frame is; the share of each pixel's light that falls there, inverted; the transfer function forth and
+    back, complex (a spectrum times real numbers takes longer) and over the number of pixels (so that the inverse
+    transforms need not divide by it); what becomes of even light.
+    """
 
     data: Tensor
-    seen_share: Tensor
-    transfer: Tensor
+    per_share: Tensor
+    forth: Tensor
+    back: Tensor
+    passed: float
     seen: Observed
     floor: float
 
     @staticmethod
     def of(seen: Observed, *, halved: bool) -> _Poisson:
+        every, canvas = 2 if halved else 1, seen.canvas
         floor = max(seen.levels.noise_sd, 1e-6)
-        rows, columns = (side // (2 if halved else 1) for side in seen.canvas.padded)
-        transfer = _low(seen.transfer.mean, rows, columns) if halved else seen.transfer.mean
-        above = seen.padded
-        mask = torch.zeros(seen.canvas.padded)
-        seen.canvas.crop(mask).fill_(1.0)
+        rows, columns = (side // every for side in canvas.padded)
+        transfer, above = seen.transfer.mean, seen.padded
         if halved:
-            above = torch.fft.irfft2(_low(seen.spectrum, rows, columns) / 4.0, s=(rows, columns))
-            mask = mask[::2, ::2].contiguous()
-        data = (above + floor).clamp(min=0.0) * mask
-        share = torch.fft.irfft2(torch.fft.rfft2(mask) * transfer.conj(), s=(rows, columns)).clamp(min=0.05)
-        return _Poisson(data, share, transfer, seen, floor)
+            transfer = _low(transfer, rows, columns)
+            above = torch.fft.irfft2(_low(seen.spectrum, rows, columns).mul_(0.25), s=(rows, columns))
+        here = [
+            slice(a // every, (a + side + every - 1) // every)
+            for a, side in zip(canvas.before, canvas.shape, strict=True)
+        ]
+        data = torch.zeros(rows, columns)
+        data[here[0], here[1]] = (above[here[0], here[1]] + floor).clamp_(min=0.0)
+        forth = torch.div(transfer.T, rows * columns).to(torch.complex64).contiguous().T  # as `_through` has spectra
+        back = forth.conj().resolve_conj() if transfer.is_complex() else forth
+        passed = float(transfer[0, 0].real)
+        mask = [torch.zeros(side) for side in data.shape]
+        for axis, where in zip(mask, here, strict=True):
+            axis[where] = 1.0
+        share = _inverse(torch.outer(torch.fft.fft(mask[0]), torch.fft.rfft(mask[1])).mul_(back), columns)
+        return _Poisson(data, share.clamp_(min=0.05).reciprocal_(), forth, back, passed, seen, floor)
 
     def start(self) -> Tensor:
         """Even light."""
-        return torch.full_like(self.data, float(self.data.sum() / (self.data > 0).sum().clamp(min=1)))
+        return torch.full_like(self.data, float(self.data.sum()) / max(int(torch.count_nonzero(self.data)), 1))
 
-    def step(self, estimate: Tensor) -> Tensor:
-        """One iteration."""
-        size = estimate.shape
-        expected = torch.fft.irfft2(torch.fft.rfft2(estimate) * self.transfer, s=size).clamp_(min=1e-3 * self.floor)
-        ratio = torch.fft.rfft2(self.data / expected)
-        back = torch.fft.irfft2(ratio.mul_(self.transfer.conj()), s=size).clamp_(min=0.0)
-        stepped: Tensor = estimate * back.div_(self.seen_share)
-        return stepped
+    def step(self, estimate: Tensor, *, even: bool = False) -> Tensor:
+        """One iteration; `even` light need not be transformed to know what becomes of it."""
+        expected = estimate * self.passed if even else _through(estimate, self.forth)
+        ratio = self.data / expected.clamp_(min=1e-3 * self.floor)
+        return _through(ratio, self.back).clamp_(min=0.0).mul_(self.per_share).mul_(estimate)
 
     def focused(self, estimate: Tensor) -> Tensor:
         """The estimate as the focused microscope shows it, on the frame's pixels."""
         spectrum, canvas = torch.fft.rfft2(estimate), self.seen.canvas
+        focused = self.seen.transfer.focused
         if estimate.shape != canvas.padded:
-            spectrum = _high(4.0 * spectrum, canvas.padded)
-        image = torch.fft.irfft2(spectrum * self.seen.transfer.focused, s=canvas.padded)
-        return canvas.crop(image) - self.floor
+            spectrum = _high(spectrum * _low(focused, *estimate.shape).mul_(4.0), canvas.padded[0])
+        else:
+            spectrum = spectrum * focused
+        return _on_frame(spectrum, canvas) - self.floor
 
 
 def _low(spectrum: Tensor, rows: int, columns: int) -> Tensor:
@@ -176,13 +230,12 @@ def _low(spectrum: Tensor, rows: int, columns: int) -> Tensor:
     return torch.cat([kept[: rows - half], kept[kept.shape[0] - half :]])
 
 
-def _high(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
-    """Inverse of `_low`: zero where the coarse grid has nothing."""
-    rows, columns = spectrum.shape
-    half = rows // 2
-    full = torch.zeros(size[0], size[1] // 2 + 1, dtype=spectrum.dtype)
-    full[: rows - half, :columns] = spectrum[: rows - half]
-    full[size[0] - half :, :columns] = spectrum[rows - half :]
+def _high(spectrum: Tensor, rows: int) -> Tensor:
+    """Inverse of `_low` for the rows: zero where the coarse grid has nothing."""
+    half = len(spectrum) // 2
+    full = torch.zeros(rows, spectrum.shape[1], dtype=spectrum.dtype)
+    full[: len(spectrum) - half] = spectrum[: len(spectrum) - half]
+    full[rows - half :] = spectrum[len(spectrum) - half :]
     return full
 
 
@@ -193,12 +246,13 @@ def reblur_residual(seen: Observed, restored: FloatImage) -> Tensor:
     blur that is not the one assumed, leaves a residual. Shape of the frame.
     """
     t = seen.transfer
-    x = seen.canvas.pad(torch.from_numpy(restored) - seen.levels.background)
-    both = torch.fft.irfft2(seen.spectrum * t.focused - torch.fft.rfft2(x) * t.mean, s=seen.canvas.padded)
+    light, background = torch.from_numpy(restored), seen.levels.background
+    x = seen.canvas.padded_by(lambda middle: torch.sub(light, background, out=middle))
+    both = _on_frame((seen.spectrum * t.focused).sub_(torch.fft.rfft2(x).mul_(t.mean)), seen.canvas)
     # White noise after the focused transfer function keeps this share of its power.
-    h, (rows, columns) = t.focused.abs() ** 2, seen.canvas.padded
-    share = float(2.0 * h.sum() - h[:, 0].sum()) / (rows * columns)
-    return seen.canvas.crop(both) / (seen.levels.noise_sd * float(np.sqrt(share)) + 1e-9)
+    h = t.focused
+    share = (2.0 * float(h.norm()) ** 2 - float(h[:, 0].norm()) ** 2) / math.prod(seen.canvas.padded)
+    return both / (seen.levels.noise_sd * float(np.sqrt(share)) + 1e-9)
 
 
 class Rings:
@@ -216,9 +270,9 @@ class Rings:
         self.frequency = np.add.reduceat(f[self._places], self._starts, dtype=np.float64) / self._counts
         self.weight = np.sqrt(np.minimum(self._counts, 200.0))
 
-    def mean(self, image: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """Mean over every ring that holds a frequency."""
-        sums = np.add.reduceat(image.numpy().ravel()[self._places], self._starts, dtype=np.float64)
+    def mean(self, flat: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Mean over every ring that holds a frequency, of a map laid flat."""
+        sums = np.add.reduceat(flat.take(self._places), self._starts, dtype=np.float64)
         return np.asarray(sums / self._counts)
 
 

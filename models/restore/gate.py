@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from parfocal.models.restore.base import CELL_PX, Blur, FloatImage, Restoration, Verdict, cells_of, unchanged
+from parfocal.models.restore.base import CELL_PX, Blur, FloatImage, Restoration, Verdict, unchanged
 from parfocal.models.restore.deconvolution import Observed, observe, reblur_residual
 from parfocal.models.restore.kinds import KindJudge, look
+from parfocal.models.restore.levels import block_means, quantiles
 from parfocal.models.restore.strangeness import Strangeness
 from parfocal.models.restore.traits import blockiness, traits
 from parfocal.models.saturation import saturated_share
@@ -192,7 +194,7 @@ class Gate:
 
 def relative_noise(seen: Observed, restored: FloatImage) -> float:
     """The noise's sd in units of the restored image's brightest structures."""
-    bright = float(np.percentile(restored[::3, ::3], 99.7)) - seen.levels.background
+    bright = float(quantiles(restored[::3, ::3], (99.7,))[0]) - seen.levels.background
     return seen.levels.noise_sd / max(bright, 1e-6)
 
 
@@ -208,22 +210,14 @@ def claimed_gain_db(frame: FloatImage, seen: Observed, restored: FloatImage, cla
 
 
 def _mean_square(image: FloatImage) -> float:
-    """Summed pairwise, which float32 bears; without a copy in float64."""
-    return float(np.mean(np.square(image)))
+    """In torch, whose scalar product takes one pass, and no threads that it was not given."""
+    flat = torch.from_numpy(np.ascontiguousarray(image)).reshape(-1)
+    return float(torch.dot(flat, flat)) / flat.numel()
 
 
 def block_rms(image: FloatImage) -> FloatImage:
     """Root mean square over squares of `CELL_PX`; the last ones are of what is left."""
-    rows, columns = cells_of((image.shape[0], image.shape[1]))
-    down = np.add.reduceat(np.square(image), np.arange(rows) * CELL_PX, axis=0, dtype=np.float64)
-    total = np.add.reduceat(down, np.arange(columns) * CELL_PX, axis=1)
-    ones = np.outer(_lengths(image.shape[0]), _lengths(image.shape[1]))
-    return np.asarray(np.sqrt(total / ones), dtype=np.float32)
-
-
-def _lengths(side: int) -> NDArray[np.int64]:
-    full = np.arange(0, side, CELL_PX)
-    return np.minimum(side - full, CELL_PX)
+    return np.sqrt(block_means(np.square(image), CELL_PX))
 
 
 def spread(cells: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:

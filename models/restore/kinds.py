@@ -23,6 +23,7 @@ from parfocal.models.base import ModelError
 from parfocal.models.cards import load_card, load_weights, packaged_card_path, weights_path
 from parfocal.models.restore.base import Blur, FloatImage
 from parfocal.models.restore.deconvolution import Observed
+from parfocal.models.restore.levels import quantiles
 from parfocal.models.restore.traits import binned
 from parfocal.models.restore.transfer import frequency_of
 
@@ -61,7 +62,7 @@ def look(frame: FloatImage, seen: Observed, blur: Blur) -> Tensor:
 
 def _light(coarse: FloatImage, seen: Observed) -> list[float]:
     """Quantiles about the median; their range in the noise's sd."""
-    at = np.percentile(coarse, QUANTILES)
+    at = quantiles(coarse, QUANTILES)
     span = max(float(at[-2] - at[0]), 1e-6)
     middle = [float(value) for value in (at - at[3]) / span]
     noise = seen.levels.noise_sd / 4.0
@@ -74,8 +75,9 @@ def _shapes(coarse: FloatImage) -> list[float]:
     image = coarse
     for _ in range(SCALES):
         below = binned(image)
-        height, width = (2 * side for side in below.shape)
-        detail = image[:height, :width] - np.kron(below, np.ones((2, 2), dtype=np.float32))
+        rows, columns = below.shape
+        fours = image[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2)
+        detail = fours - below[:, None, :, None]
         told += _moments(below) if min(below.shape) < SMALL_PX else _moments(_smooth(below))
         told.append(float(np.log(detail.std() / (image.std() + 1e-9) + 1e-4)))
         image = below
@@ -108,10 +110,10 @@ def _spectral(seen: Observed) -> list[float]:
     speckle does not), and what the optics pass.
     """
     cells = _cells(seen.canvas.padded)
-    power = (seen.spectrum.real**2 + seen.spectrum.imag**2).numpy().ravel()[cells.order]
+    power = seen.power.take(cells.order)
     noise = seen.levels.noise_sd**2 * seen.canvas.padded[0] * seen.canvas.padded[1]
     total, square = cells.sums(power), cells.sums(np.square(power, dtype=np.float64))
-    passed = cells.sums(seen.transfer.square.numpy().ravel()[cells.order])
+    passed = cells.sums(seen.transfer.square.numpy().ravel().take(cells.order))
     count = np.maximum(cells.counts.sum(axis=1), 1.0)
     mean = total.sum(axis=1) / count
     bursts = square.sum(axis=1) / count / np.maximum(np.square(mean), 1e-12)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from parfocal.models.restore.base import Blur, FloatImage
 from parfocal.models.restore.deconvolution import Observed
+from parfocal.models.restore.levels import bent, quantiles
 from parfocal.models.restore.transfer import frequency_of
 
 SECTORS = 12
@@ -46,7 +47,7 @@ def traits(frame: FloatImage, seen: Observed, residual: FloatImage, blur: Blur, 
         What the method claims (`claimed_gain_db`).
     """
     middle, most = np.quantile(residual, (0.5, 0.9)) + 1e-3
-    low, median, high = np.percentile(frame[::2, ::2], (1.0, 50.0, 99.8))
+    low, median, high = quantiles(frame[::2, ::2], (1.0, 50.0, 99.8))
     light = float(np.clip((median - low) / max(high - low, 1e-6), 0.01, 0.99))
     doubt = blur.sd_um / max(abs(blur.defocus_um), 1e-6)
     raw = [
@@ -61,10 +62,9 @@ def blockiness(frame: FloatImage) -> float:
 
     The least of both axes, so that a line of bad pixels is none.
     """
-    down = np.abs(frame[:-2] - 2.0 * frame[1:-1] + frame[2:]).mean(axis=1)
-    across = np.abs(frame[:, :-2] - 2.0 * frame[:, 1:-1] + frame[:, 2:]).mean(axis=0)
     ratios = []
-    for rough in (down, across):
+    for axis in (0, 1):
+        rough = bent(torch.from_numpy(frame), axis).abs_().mean(dim=1 - axis).numpy()
         phases = np.sort([float(rough[start::JPEG_PX].mean()) for start in range(JPEG_PX)])
         # A block's edge touches two second differences; the lesser of them is compared, against a single bad line.
         ratios.append(phases[-2] / max(float(np.median(phases)), 1e-9))
@@ -89,10 +89,9 @@ def binned(image: FloatImage) -> FloatImage:
 
 def _directions(seen: Observed) -> list[float]:
     """For every band, the strongest of twelve directions of the power over the median one, as a logarithm."""
-    power = (seen.spectrum.real**2 + seen.spectrum.imag**2).numpy().ravel()
     told = []
     for places, starts, counts in _sectors(seen.canvas.padded):
-        sums = np.add.reduceat(power[places], starts, dtype=np.float64)
+        sums = np.add.reduceat(seen.power.take(places), starts, dtype=np.float64)
         mean = np.where(counts > 0, sums, 0.0) / np.maximum(counts, 1.0)
         told.append(float(np.log(mean.max() / max(float(np.median(mean)), 1e-12))))
     return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,7 +14,7 @@ from scipy import fft
 from torch import Tensor
 
 from parfocal.models.restore.base import Blur
-from parfocal.simulator.optics import Imager, Optics, RadialTransfer, pupil_amplitude
+from parfocal.simulator.optics import V_STEP, Imager, Optics, RadialTransfer, pupil_amplitude
 
 PAD_PX, PAD_MAX_PX = 16, 128
 """Least and most that is put around a frame before it is filtered."""
@@ -41,7 +42,16 @@ class Canvas:
 
     def pad(self, frame: Tensor) -> Tensor:
         """A frame (height, width) on the canvas, mirrored around, both ends faded into each other where they meet."""
-        return _fill(_fill(frame, self, 0), self, 1)
+        return self.padded_by(lambda middle: middle.copy_(frame))
+
+    def padded_by(self, write: Callable[[Tensor], Any]) -> Tensor:
+        """The same for a frame that is written where it belongs, which saves a pass over it."""
+        whole = torch.empty(self.padded)
+        write(self.crop(whole))
+        (_, left), (_, width) = self.before, self.shape
+        _fill(whole[:, left : left + width], self, 0)
+        _fill(whole.T, self, 1)
+        return whole
 
     def crop(self, padded: Tensor) -> Tensor:
         """The frame's part of the canvas, over the last two axes."""
@@ -49,18 +59,23 @@ class Canvas:
         return padded[..., top : top + height, left : left + width]
 
 
-def _fill(frame: Tensor, canvas: Canvas, axis: int) -> Tensor:
-    """Lengthen an axis: the gap from its last row round to the first holds both mirror images, cross-faded."""
-    side, full, before = canvas.shape[axis], canvas.padded[axis], canvas.before[axis]
-    gap = full - side
+def _fill(whole: Tensor, canvas: Canvas, axis: int) -> None:
+    """Fill the margins along the first axis, the canvas's `axis`: both mirror images of the frame, cross-faded."""
+    side, before = canvas.shape[axis], canvas.before[axis]
+    ahead, after, fade = _joint(side, canvas.padded[axis] - side)
+    frame = whole[before : before + side]
+    between = torch.lerp(frame.index_select(0, after), frame.index_select(0, ahead), fade[:, None])
+    beyond = len(between) - before
+    whole[before + side :] = between[:beyond]
+    whole[:before] = between[beyond:]
+
+
+@lru_cache(maxsize=8)
+def _joint(side: int, gap: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What a gap between a frame's last row and its first holds: rows of both ends, and the share of the first's."""
     place = torch.arange(gap)
-    ahead = frame.index_select(axis, _mirrored(place, side)).flip(axis)
-    after = frame.index_select(axis, side - 1 - _mirrored(place, side))
-    fade = (0.5 - 0.5 * torch.cos(torch.pi * (place + 0.5) / gap)).to(frame.dtype)
-    between = torch.lerp(after, ahead, fade[:, None] if axis == 0 else fade[None, :])
-    return torch.cat(
-        [between.narrow(axis, gap - before, before), frame, between.narrow(axis, 0, gap - before)], dim=axis
-    )
+    inwards = _mirrored(place, side)
+    return inwards.flip(0), side - 1 - inwards, 0.5 - 0.5 * torch.cos(torch.pi * (place + 0.5) / gap)
 
 
 def _mirrored(place: Tensor, side: int) -> Tensor:
@@ -120,27 +135,43 @@ class _Table:
 
     def __init__(self, padded: tuple[int, int], cutoff_per_px: float, size: int) -> None:
         grid = _grid(padded)
-        self._upper = padded[0] // 2 + 1
-        frequency = grid.frequency[: self._upper].numpy()
+        upper = padded[0] // 2 + 1
+        frequency = grid.frequency[:upper].numpy()
         at = np.sqrt(np.minimum(frequency / np.float32(cutoff_per_px), 1.0)) * (size - 1)
-        low = np.minimum(at.astype(np.int64), size - 2)
-        self._low, self._part = torch.from_numpy(low), torch.from_numpy((at - low).astype(np.float32))
-        self._pixel = grid.pixel[: self._upper]
-        self._mirrored = padded[0] - self._upper
+        low = np.minimum(at.astype(np.int32), size - 2)
+        self._low, self._part = torch.from_numpy(low).view(-1), torch.from_numpy((at - low).astype(np.float32)).view(-1)
+        self._pixel = grid.pixel[:upper]
+        rows = torch.arange(padded[0])
+        self._rows = torch.minimum(rows, padded[0] - rows)
 
     def __call__(self, curve: NDArray[Any], power: int = 1) -> Tensor:
         """The curve on the grid, times the pixel's transfer to this power."""
         values = torch.from_numpy(np.ascontiguousarray(curve, dtype=np.float32))
         steps = torch.diff(values, append=values[-1:])
-        upper = torch.take(steps, self._low).mul_(self._part).add_(torch.take(values, self._low))
+        found = steps.index_select(0, self._low).mul_(self._part).add_(values.index_select(0, self._low))
+        upper = found.view(self._pixel.shape)
         for _ in range(power):
             upper.mul_(self._pixel)
-        return torch.cat([upper, upper[1 : 1 + self._mirrored].flip(0)])
+        return upper.index_select(0, self._rows)
+
+
+class _Radial(RadialTransfer):
+    """The same in torch: so small a product wakes numpy's own threads, who then wait for more of it at full load."""
+
+    def __call__(self, phase: NDArray[Any], amplitude: NDArray[Any] | None = None) -> NDArray[np.float32]:
+        """See `RadialTransfer`."""
+        lit = np.ones_like(phase) if amplitude is None else amplitude
+        parts = np.concatenate([lit * np.cos(phase), lit * np.sin(phase)]).astype(np.float32)
+        tables = [torch.from_numpy(table) for table in (self._to_field, self._weights[:, None], self._to_transfer)]
+        pupil = torch.from_numpy(parts)
+        field, on_axis = ((pupil @ table).square_().view(2, len(phase), -1).sum(dim=0) for table in tables[:2])
+        transfer = (field @ tables[2]).mul_(V_STEP).sub_(on_axis, alpha=V_STEP**2 / 24.0)
+        return np.asarray(transfer.div_(transfer[:, :1].clone()).numpy())
 
 
 @lru_cache(maxsize=1)
 def _radial() -> RadialTransfer:
-    return RadialTransfer(frequency_samples=513)
+    return _Radial(frequency_samples=513)
 
 
 @lru_cache(maxsize=8)

@@ -13,19 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from parfocal.models.base import ModelCard, ModelError
-from parfocal.models.cards import load_card, load_weights, packaged_card_path, weights_path
+from parfocal.models.cards import fill, load_card, load_weights, packaged_card_path, weights_path
+from parfocal.models.precision import CHOICES as PRECISIONS
+from parfocal.models.precision import settled
 from parfocal.models.restore import refuse_options
 from parfocal.models.restore.base import Blur, Restoration, check_frame
 from parfocal.models.restore.gate import Claim, Gate
 from parfocal.models.restore.kinds import packaged_judge
+from parfocal.models.restore.levels import block_means
 from parfocal.models.restore.strangeness import Strangeness
 from parfocal.models.restore.unet_net import STRIDE, Prepared, RestoreNet, prepare
 
 TILE_PX, OVERLAP_PX = 1024, 96
 AROUND_PX, DOUBT = 8, 0.15
 """Squares over which the network's sureness is taken, and how much its stated variance counts against it."""
+LARGEST_BLOCK = 31 << 20
+"""Bytes, just below what glibc learns from (32 MiB)."""
 OPTIONS = frozenset({"card", "device", "precision"})
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class UnetRestorer:
@@ -51,13 +55,15 @@ class UnetRestorer:
         refuse_options(self.name, options, OPTIONS)
         path = Path(options["card"]) if options.get("card") else packaged_card_path("restore")
         self.card: ModelCard = load_card(path)
-        held = load_weights(self.card, weights_path(self.card, path))
+        weights = weights_path(self.card, path)
+        held = load_weights(self.card, weights)
         self._device = _device(str(options.get("device", "auto")))
         self._dtype = _dtype(str(options.get("precision", "auto")), self._device)
-        self._strangeness, network = _network(self.card, held)
+        self._strangeness, network = _network(held, weights)
         self._network = network.eval().to(device=self._device, dtype=self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._sd_scale = float(self.card.measured["calibration"]["sd_scale"])
         self._gate = Gate(judge=packaged_judge())
+        _keep_freed_memory()
 
     def describe(self) -> Mapping[str, Any]:
         """Which device and precision run the network."""
@@ -72,28 +78,29 @@ class UnetRestorer:
                 return seen
             ready = prepare(pixels, blur, seen)
             restored, sd = self.run(ready)
-        image = (restored * ready.scale + ready.zero).numpy()
-        claim = Claim((sd * (ready.scale * self._sd_scale)).numpy(), self._strangeness)
+            image = restored.mul_(ready.scale).add_(ready.zero).numpy()
+            claim = Claim(sd.mul_(ready.scale * self._sd_scale).numpy(), self._strangeness)
         return self._gate.after(self.name, pixels, ready.seen, image, claim, blur)
 
     def run(self, ready: Prepared) -> tuple[Tensor, Tensor]:
         """Restored image and sd (height, width) in units of the scale, on the host."""
         height, width = ready.channels.shape[1:]
-        image, sd = torch.empty(height, width), torch.empty(height, width)
+        image, sd = torch.empty(2, height, width)
         for rows in _tiles(height):
             for columns in _tiles(width):
                 part = ready.channels[None, :, rows.read, columns.read]
                 restored, log_sd = self._one(part, ready.conditions[None])
                 image[rows.write, columns.write] = restored[rows.keep, columns.keep]
-                sd[rows.write, columns.write] = torch.exp(log_sd[rows.keep, columns.keep])
+                torch.exp(log_sd[rows.keep, columns.keep], out=sd[rows.write, columns.write])
         return tempered(image, ready.channels[2], sd), sd
 
     def _one(self, channels: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Run the network on one tile of any size."""
         height, width = channels.shape[2:]
         lacking = (-height % STRIDE, -width % STRIDE)
-        padded = torch.nn.functional.pad(channels, (0, lacking[1], 0, lacking[0]), mode="reflect")
-        shown = padded.to(device=self._device, dtype=self._dtype).contiguous(memory_format=torch.channels_last)
+        shown = channels.to(device=self._device, dtype=self._dtype)
+        if any(lacking):
+            shown = torch.nn.functional.pad(shown, (0, lacking[1], 0, lacking[0]), mode="reflect")
         correction, log_sd = self._network.correct(shown, conditions.to(self._device, self._dtype))
         image = channels[0, 1] + correction[0, 0, :height, :width].float().cpu()
         return image, log_sd[0, 0, :height, :width].float().cpu()
@@ -106,14 +113,20 @@ def tempered(image: Tensor, filtered: Tensor, sd: Tensor) -> Tensor:
     the error it states, over some pixels around: less than its own error it may as well have made up.
     """
     added = image - filtered
-    power, doubt = (_around(one.square()) for one in (added, sd))
-    return filtered + added * (power / (power + DOUBT * doubt + 1e-12))
+    power, doubt = (torch.from_numpy(block_means(one.square().numpy(), AROUND_PX)) for one in (added, sd))
+    share, whole = _between(torch.stack([power, power + DOUBT * doubt + 1e-12]), image.shape)
+    made: Tensor = share.div_(whole).mul_(added).add_(filtered)
+    return made
 
 
-def _around(image: Tensor) -> Tensor:
-    """Means over squares of `AROUND_PX`, interpolated between their centres."""
-    means = torch.nn.functional.avg_pool2d(image[None, None], AROUND_PX, ceil_mode=True, count_include_pad=False)
-    return torch.nn.functional.interpolate(means, size=image.shape, mode="bilinear")[0, 0]
+def _between(means: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Means of squares (n, rows, columns) as `interpolate` spreads them; whole rows are mixed, which is faster."""
+    count = means.shape[1]
+    rows = torch.nn.functional.interpolate(means[None], size=(count, size[1]), mode="bilinear")[0]
+    at = ((torch.arange(size[0]) + 0.5) * (count / size[0]) - 0.5).clamp_(min=0.0)
+    low = at.long()
+    high = (low + 1).clamp_(max=count - 1)
+    return rows.index_select(1, low).lerp_(rows.index_select(1, high), (at - low)[:, None])
 
 
 class _Tile:
@@ -133,18 +146,27 @@ def _tiles(length: int) -> list[_Tile]:
     return [_Tile(int(a), int(b), length) for a, b in itertools.pairwise(edges)]
 
 
-def _network(card: ModelCard, held: dict[str, Tensor]) -> tuple[Strangeness, RestoreNet]:
+def _network(held: dict[str, Tensor], path: Path) -> tuple[Strangeness, RestoreNet]:
     """Take a weight file's content apart; raises `ModelError` if it is not this network's."""
     network = RestoreNet()
+    strange = {name: held.pop(name) for name in Strangeness.KEYS if name in held}
+    fill(network, held, path)
     try:
-        strangeness = Strangeness.of_state({name: held.pop(name) for name in Strangeness.KEYS})
-        network.load_state_dict(held)
+        return Strangeness.of_state(strange), network
     except (KeyError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise ModelError(
-            f"weights of {card.name!r} do not fit this parfocal's network ({first}): train it again"
+            f"weights in {path} do not say what this parfocal's network has seen ({first}): train it again"
         ) from error
-    return strangeness, network
+
+
+def _keep_freed_memory() -> None:
+    """Let the next frame have the last one's memory.
+
+    glibc returns free memory to the system beyond twice the largest block that was ever freed, and every frame would
+    have its pages mapped and cleared again, a tenth of its time. One large block, never written to, settles that.
+    """
+    torch.empty(LARGEST_BLOCK, dtype=torch.uint8)
 
 
 def _device(name: str) -> torch.device:
@@ -161,11 +183,7 @@ def _device(name: str) -> torch.device:
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision not in PRECISIONS:
         raise ModelError(f"precision must be one of {', '.join(PRECISIONS)} (got {precision!r})")
-    if precision == "auto":
-        from parfocal.models.quality_runtime import has_bfloat16
-
-        precision = "bfloat16" if device.type == "cuda" or has_bfloat16() else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return torch.bfloat16 if settled(precision, device.type) == "bfloat16" else torch.float32
 
 
 def make(options: Mapping[str, Any]) -> UnetRestorer:

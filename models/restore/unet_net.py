@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from parfocal.models.restore.base import Blur, FloatImage
 from parfocal.models.restore.deconvolution import Observed, observe, quick_richardson_lucy, wiener
-from parfocal.models.restore.levels import Levels
+from parfocal.models.restore.levels import Levels, quantiles
 
 WIDTHS = (24, 48, 96, 128)
 CONDITIONS = 6
@@ -53,17 +53,16 @@ class Prepared:
 def prepare(frame: FloatImage, blur: Blur, seen: Observed | None = None) -> Prepared:
     """Filter and scale a frame (height, width) in counts, made ready (`observe`) or not yet."""
     seen = observe(frame, blur) if seen is None else seen
-    images = [
-        torch.from_numpy(frame) - seen.levels.background,
-        quick_richardson_lucy(seen, blur.diameter_px),
-        *(wiener(seen, strength) for strength in STRENGTHS),
-    ]
-    bright = np.percentile(images[1][::3, ::3].numpy(), 99.7)
+    undone = quick_richardson_lucy(seen, blur.diameter_px)
+    (bright,) = quantiles(undone[::3, ::3].numpy(), (99.7,))
     # Never less than a few times what noise the filter leaves: a blank frame must not be stretched to a picture.
     scale = float(max(bright, seen.levels.noise_sd, 1e-6))
-    return Prepared(
-        torch.stack(images) / scale, _conditions(blur, seen.levels, scale), seen.levels.background, scale, seen
-    )
+    channels = torch.empty(CHANNELS, *frame.shape)
+    torch.sub(torch.from_numpy(frame), seen.levels.background, out=channels[0]).div_(scale)
+    torch.div(undone, scale, out=channels[1])
+    for channel, strength in zip(channels[2:], STRENGTHS, strict=True):
+        torch.div(wiener(seen, strength), scale, out=channel)
+    return Prepared(channels, _conditions(blur, seen.levels, scale), seen.levels.background, scale, seen)
 
 
 def _conditions(blur: Blur, levels: Levels, scale: float) -> Tensor:
@@ -138,16 +137,53 @@ class RestoreNet(nn.Module):
     def correct(self, channels: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """The same, but for the filtered image that the correction is added to: in half precision it would round."""
         told = self.embed(conditions)
-        x = self.first(self.enter(self.unshuffle(channels), told), told)
+        alone = len(channels) == 1 and not torch.is_grad_enabled()
+        x = self.first(self.enter(_unshuffled(channels) if alone else self.unshuffle(channels), told), told)
         skips = [x]
         for down, deep in zip(self.down, self.deep, strict=True):
             x = deep(down(x, told), told)
             skips.append(x)
         x = self.bottom(skips.pop(), told)
         for lift, up in zip(reversed(self.lift), reversed(self.up), strict=True):
-            x = nn.functional.interpolate(lift(x), scale_factor=2, mode="nearest")
-            x = up(x + skips.pop(), told)
-        out = self.shuffle(self.leave(x))
+            lifted, skip = lift(x), skips.pop()
+            if alone:
+                x = up(_added(skip, lifted), told)
+            else:
+                x = up(nn.functional.interpolate(lifted, scale_factor=2, mode="nearest") + skip, told)
+        out = self.leave(x)
+        out = _shuffled(out) if alone else self.shuffle(out)
         low, high = LOG_SD
         log_sd = low + (high - low) * torch.sigmoid(out[:, 1:] - 0.5)
         return out[:, :1], log_sd
+
+
+# One frame alone, nothing to be learned: the same as torch's modules, in place or with fewer and longer strides. Two
+# neighbours in a row are moved together, as one whole number.
+_PAIR = {torch.float32: torch.int64, torch.bfloat16: torch.int32}
+
+
+def _unshuffled(channels: Tensor) -> Tensor:
+    """`nn.PixelUnshuffle` of (1, n, h, w), in `torch.channels_last`."""
+    _, count, height, width = channels.shape
+    pairs = channels[0].contiguous().view(_PAIR[channels.dtype]).view(count, height // 2, 2, width // 2)
+    rows = pairs.transpose(0, 1).reshape(height // 2, 2 * count, width // 2)  # whole rows first: faster than at once
+    return rows.transpose(1, 2).contiguous().view(channels.dtype).permute(2, 0, 1)[None]
+
+
+def _shuffled(planes: Tensor) -> Tensor:
+    """`nn.PixelShuffle` of (1, 4 n, h, w) that lies as in `torch.channels_last`."""
+    _, count, height, width = planes.shape
+    pairs = planes[0].permute(1, 2, 0).contiguous().view(_PAIR[planes.dtype])
+    image = pairs.new_empty(count // 4, height, 2, width)
+    for plane in range(count // 2):
+        image[plane // 2, :, plane % 2] = pairs[:, :, plane]
+    return image.view(planes.dtype).view(1, count // 4, 2 * height, 2 * width)
+
+
+def _added(skip: Tensor, coarse: Tensor) -> Tensor:
+    """The coarse one (1, n, h, w), each pixel four times, added to the fine one: in place if that is channels last."""
+    _, count, height, width = coarse.shape
+    wide = torch.cat([coarse[0].permute(1, 2, 0)] * 2, dim=2).view(height, 1, 2 * width * count)
+    fine = skip.contiguous(memory_format=torch.channels_last)
+    fine[0].permute(1, 2, 0).view(height, 2, 2 * width * count).add_(wide)
+    return fine

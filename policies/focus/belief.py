@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from parfocal.policies.base import Action, Change, Hold, Observation, PolicyError
 from parfocal.policies.checkpoint import pack, unpack
+from parfocal.policies.focus.beliefoptions import BeliefOptions
 from parfocal.policies.focus.bias import OF_RESPONSE, BiasPrior
-from parfocal.policies.focus.grid import Drift, Estimate, FocusGrid, Vector
+from parfocal.policies.focus.density import Vector
+from parfocal.policies.focus.drift import Drift
+from parfocal.policies.focus.grid import Estimate, FocusGrid
 from parfocal.policies.focus.likelihood import Look, Novelty, read_look
 from parfocal.policies.focus.looks import best_look, candidates, sample_belief
-from parfocal.policies.focus.response import Response, ResponseTable
+from parfocal.policies.focus.response import Response
 from parfocal.policies.focus.tracking import Tracking, correction, expected_z
-from parfocal.policies.options import FocusOptions, parse_options
+from parfocal.policies.options import parse_options
 
 State = Literal["search", "track", "gave_up"]
 
@@ -34,80 +36,9 @@ CONFIRMED_FROM, KEPT_FROM = 0.75, 0.5
 SEARCH_STEP_DOF, SEARCH_RATES = 0.14, 3
 TRACK_STEP_DOF, TRACK_RATES = 0.125, 21
 """A search is over before a drift matters and covers much; tracking resolves both in a small window."""
-
-
-class BeliefOptions(FocusOptions):
-    """Options of ``focus.belief``; lengths in um or, with ``_dof``, in depths of field.
-
-    Parameters
-    ----------
-    dof_um : float
-        Depth of field (required).
-    range_um : float
-        The focus is sought within the start +- this.
-    model : str
-        Whose assessment is read.
-    response : table, optional
-        A measured response (`parfocal calibrate`); the likelihood then comes from it instead of the distribution.
-    confidence : float
-        Probability of being within half a depth of field at which the search ends.
-    correct_gain : float
-        While tracking, least rise of the probability of being in the field that is worth a move.
-    lead_dof, cross_dof, cross_sd_dof : float
-        How a focus is kept, see `Tracking`.
-    bias_spread : float
-        How far off a field's own error is to be expected, in units of the spread that the model states.
-    floor : float
-        Chance that a look is simply wrong.
-    correlation_dof, correlation_s : float
-        While searching, a second look within this distance and time of another counts for little.
-    drift_rate_um_per_min, drift_rate_walk_um_per_min, drift_walk_um, jump_per_min : float
-        The focus's own motion, see `Drift`.
-    near_dof, far : float
-        What a look is expected to bring: sd at focus, and its share of the defocus far from it.
-    travel_nats_per_um : float
-        Price of travel while searching.
-    max_frames_search : int
-        After so many frames without a focus the search ends in holding.
-    lost_after : int
-        So many frames in a row against the belief end the tracking.
-    min_certainty : float
-        Frames below this certainty are not acted on.
-    abstain_report : int
-        A run of this many unusable frames is pointed out.
-    """
-
-    range_um: float = Field(default=40.0, gt=0, le=5000)
-    model: str = "defocus"
-    response: ResponseTable | None = None
-    confidence: float = Field(default=0.9, gt=0.5, lt=1)
-    correct_gain: float = Field(default=0.1, gt=0, lt=1)
-    lead_dof: float = Field(default=0.35, ge=0, le=0.5)
-    cross_dof: float = Field(default=0.2, ge=0, le=0.5)
-    cross_sd_dof: float = Field(default=0.2, gt=0)
-    bias_spread: float = Field(default=1.1, gt=0, le=10)
-    floor: float = Field(default=0.02, ge=1e-6, lt=0.5)
-    correlation_dof: float = Field(default=0.5, gt=0)
-    correlation_s: float = Field(default=15.0, gt=0)
-    drift_rate_um_per_min: float = Field(default=1.0, gt=0)
-    drift_rate_walk_um_per_min: float = Field(default=0.1, ge=0)
-    drift_walk_um: float = Field(default=0.1, ge=0)
-    jump_per_min: float = Field(default=1e-3, ge=0, lt=1)
-    near_dof: float = Field(default=0.18, gt=0)
-    far: float = Field(default=0.08, gt=0)
-    travel_nats_per_um: float = Field(default=0.01, ge=0)
-    max_frames_search: int = Field(default=30, ge=2)
-    lost_after: int = Field(default=3, ge=1)
-    min_certainty: float = Field(default=0.0, ge=0, le=1)
-    abstain_report: int = Field(default=10, ge=1)
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.dof_um is None:
-            raise ValueError("dof_um (the depth of field in um) is required")
-        if self.range_um < 2.0 * self.dof_um:
-            raise ValueError(f"range_um ({self.range_um:g}) must be at least two depths of field ({self.dof_um:g} um)")
-        return self
+BEYOND_DOF, BEYOND_RANGES, BEYOND_SHARE = 12.0, 0.5, 0.1
+"""A focus past the searched range is thought possible, as far as the larger of the two, and so much less likely. Were
+it held for impossible, what points there would be an error of the field, and a focus be found where none is."""
 
 
 @dataclass
@@ -115,6 +46,7 @@ class _Memory:
     """What the policy remembers beside the belief; all of it plain numbers and words."""
 
     state: State = "search"
+    centre_um: float = math.nan
     z_um: float = math.nan
     time_s: float = math.nan
     interval_s: float = 0.0
@@ -134,6 +66,25 @@ class _Memory:
     said_z_um: float = math.nan
 
 
+@dataclass(frozen=True)
+class _Awaited:
+    """A frame on its way: when and where it is taken, the belief by then, and the one that this was made from."""
+
+    z_um: float
+    time_s: float
+    grid: FocusGrid
+    before: FocusGrid
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a belief is taken over with: a checkpoint that nobody wrote down."""
+
+    memory: _Memory
+    looks: list[tuple[float, float]]
+    grid: FocusGrid | None
+
+
 class BeliefPolicy:
     """See `BeliefOptions`. The loop tells it every scored frame; every answer says why.
 
@@ -147,6 +98,7 @@ class BeliefPolicy:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = parse_options(BeliefOptions, self.name, options)
         o = self.options
+        self.reads = (o.model,)
         self.dof = float(o.dof_um or 0.0)
         self._drift = Drift(o.drift_rate_um_per_min, o.drift_rate_walk_um_per_min, o.drift_walk_um, o.jump_per_min)
         self._table = None if o.response is None else Response.from_json(o.response)
@@ -156,17 +108,36 @@ class BeliefPolicy:
         self._tracking = Tracking(self.dof, o.correct_gain, o.lead_dof, o.cross_dof, o.cross_sd_dof)
         self._novelty = Novelty(o.correlation_dof * self.dof, o.correlation_s)
         self._grid: FocusGrid | None = None
+        self._awaited: _Awaited | None = None
         self._m = _Memory()
 
     # -- learning ----------------------------------------------------------------------------------------------
+
+    def expect(self, settings: Mapping[str, float], time_s: float) -> None:
+        """Work out, while a frame is being looked at by the network, what does not depend on what that will say.
+
+        Nothing is learned by it: told of the frame, of another one, or of none, the policy goes on as it would have.
+        """
+        z, m, grid = float(settings.get("z_um", math.nan)), self._m, self._grid
+        self._awaited = None
+        if grid is None or not (abs(z) < _FAR and abs(time_s) < _FAR):
+            return
+        then = grid.copy()
+        if time_s > m.time_s:
+            then.predict(time_s - m.time_s)
+        self._centre(then)
+        then.look_from(z)
+        self._awaited = _Awaited(z, time_s, then, grid)
 
     def tell(self, observation: Observation) -> None:
         """Learn from one frame; an unusable one only lets time pass."""
         m = self._m
         z, time_s = float(observation.settings.get("z_um", math.nan)), float(observation.time_s)
         look = self._read(observation, z, time_s)
+        then = None if isinstance(look, str) else self._worked_out(z, time_s)
+        self._awaited = None
         if abs(time_s) < _FAR:
-            self._let_pass(time_s)
+            self._let_pass(time_s, then)
         m.z_um = z
         if isinstance(look, str):
             m.doubt, m.unusable = look, m.unusable + 1
@@ -175,7 +146,14 @@ class BeliefPolicy:
         m.doubt, m.unusable, m.signed = "", 0, look.signed
         if self._grid is None:
             self._grid = self._new_grid(z)
-        self._learn(self._grid, look, z, time_s)
+        self._learn(self._grid, look, z, time_s, self._grid is then)
+
+    def _worked_out(self, z: float, time_s: float) -> FocusGrid | None:
+        """The belief by now, if it was this frame that was expected."""
+        awaited = self._awaited
+        if awaited is None or awaited.before is not self._grid or (awaited.z_um, awaited.time_s) != (z, time_s):
+            return None
+        return awaited.grid
 
     def _read(self, observation: Observation, z: float, time_s: float) -> Look | str:
         o = self.options
@@ -213,29 +191,48 @@ class BeliefPolicy:
         distance: Vector = np.abs(seen[:, None] - foci_um[None, :]).max(axis=0)
         return distance
 
-    def _let_pass(self, time_s: float) -> None:
+    def _let_pass(self, time_s: float, grid: FocusGrid | None = None) -> None:
+        """Move the belief along, unless `grid` already is what it will be."""
         m = self._m
         if math.isfinite(m.time_s):
             dt = max(0.0, time_s - m.time_s)
             m.interval_s = dt if m.interval_s == 0.0 else m.interval_s + 0.3 * (dt - m.interval_s)
-            if self._grid is not None and dt > 0.0:
+            if grid is not None:
+                self._grid = grid
+            elif self._grid is not None and dt > 0.0:
                 self._grid.predict(dt)
         m.time_s = time_s if not math.isfinite(m.time_s) else max(time_s, m.time_s)
 
     def _new_grid(self, z_um: float) -> FocusGrid:
-        """Flat about the start, as far as the stage can reach (and a little further, where it is not to be sought)."""
-        o = self.options
-        reach = o.range_um + 2.0 * self.dof
+        """Flat over what is searched from `z_um` on, and some way past that and the stage's limits."""
+        reach = self._reach()
         grid = FocusGrid(z_um - reach, z_um + reach, SEARCH_STEP_DOF * self.dof, self._drift, self._bias, SEARCH_RATES)
-        grid.exclude(o.lower_um - 2.0 * self.dof, o.upper_um + 2.0 * self.dof)
+        return self._about(grid, z_um)
+
+    def _reach(self) -> float:
+        """How far from the middle of the search a focus is thought possible."""
+        return self.options.range_um + max(BEYOND_DOF * self.dof, BEYOND_RANGES * self.options.range_um)
+
+    def _about(self, grid: FocusGrid, z_um: float) -> FocusGrid:
+        """Search about `z_um` from now on: what lies past the range and the limits is less likely."""
+        self._m.centre_um = z_um
+        lower, upper = self._searched()
+        grid.weigh(np.where((grid.z_um >= lower) & (grid.z_um <= upper), 1.0, BEYOND_SHARE))
         return grid
 
-    def _learn(self, grid: FocusGrid, look: Look, z: float, time_s: float) -> None:
+    def _searched(self) -> tuple[float, float]:
+        """Where the focus is sought: the range about the middle of the search (and its field), within the limits."""
+        o, centre = self.options, self._m.centre_um
+        if math.isnan(centre):
+            return o.lower_um, o.upper_um
+        reach = o.range_um + self.dof
+        return max(o.lower_um, centre - reach), min(o.upper_um, centre + reach)
+
+    def _learn(self, grid: FocusGrid, look: Look, z: float, time_s: float, centred: bool) -> None:
         o, m = self.options, self._m
         if m.state == "track":
-            centre = float(grid.marginal() @ grid.z_um)
-            if abs(centre - grid.middle_um) > 0.25 * self._window:
-                grid.resize(centre - self._window, centre + self._window)
+            if not centred:
+                self._centre(grid)
             near = self._near_focus(grid, look, z)
             m.against = m.against + 1 if grid.fits(z, near) < 0.5 else 0
             if m.against < o.lost_after:
@@ -253,6 +250,13 @@ class BeliefPolicy:
         m.since_cross += 1
         if m.good_frames >= 10:
             m.search_frames = 0
+
+    def _centre(self, grid: FocusGrid) -> None:
+        """While tracking the grid is a window, which goes along with the focus."""
+        if self._m.state == "track":
+            centre = float(grid.marginal() @ grid.z_um)
+            if abs(centre - grid.middle_um) > 0.25 * self._window:
+                grid.resize(centre - self._window, centre + self._window)
 
     def _near_focus(self, grid: FocusGrid, look: Look, z: float) -> Look:
         """Count from the upper end while tracking, on from where the median was at the first frame that fitted.
@@ -283,11 +287,10 @@ class BeliefPolicy:
 
     def _lose(self, grid: FocusGrid, share: float) -> FocusGrid:
         """Search again, over the whole range; `share` of the belief is forgotten."""
-        o, m = self.options, self._m
-        reach = o.range_um + 2.0 * self.dof
+        m, reach = self._m, self._reach()
         wide = grid.resampled(m.z_um - reach, m.z_um + reach, SEARCH_STEP_DOF * self.dof, SEARCH_RATES)
         wide.flatten(share)
-        wide.exclude(o.lower_um - 2.0 * self.dof, o.upper_um + 2.0 * self.dof)
+        self._about(wide, m.z_um)
         m.state, m.against, m.noise = "search", 0, SEARCH_NOISE
         self._grid = wide
         return wide
@@ -326,6 +329,9 @@ class BeliefPolicy:
         o, m = self.options, self._m
         if estimate.inside >= o.confidence:
             return self._arrive(estimate)
+        lower, upper = self._searched()
+        if float(marginal[(grid.z_um < lower) | (grid.z_um > upper)].sum()) >= o.confidence:
+            return self._out_of_reach(estimate, self._say(grid, marginal))
         if m.search_frames >= o.max_frames_search:
             m.state = "gave_up"
         if m.state == "gave_up":
@@ -335,9 +341,9 @@ class BeliefPolicy:
                 self._detail(estimate),
             )
         foci = sample_belief(grid.z_um, marginal)
-        places = candidates(foci, m.z_um, self.dof, o.lower_um, o.upper_um)
+        places = candidates(foci, m.z_um, self.dof, lower, upper)
         if not len(places):
-            return Hold("nowhere to look within the stage's limits", self._detail(estimate))
+            return Hold("nowhere to look within the range and the stage's limits", self._detail(estimate))
         news = self._novelty.share(places, m.time_s + m.interval_s) * self._visible(places, foci)
         choice = best_look(places, news, foci, m.z_um, self._expected, o.travel_nats_per_um)
         above = float(marginal[grid.z_um < m.z_um].sum())
@@ -354,7 +360,8 @@ class BeliefPolicy:
         """Go to the focus, now known, and begin to track."""
         o, m = self.options, self._m
         target = expected_z(estimate, m.interval_s)
-        if not o.lower_um <= target <= o.upper_um:
+        lower, upper = self._searched()
+        if not lower <= target <= upper:
             return self._out_of_reach(estimate)
         if abs(target - m.z_um) <= o.max_step_um:
             # What is to be confirmed first is that the focus is there, before a step across asks on which side.
@@ -386,12 +393,15 @@ class BeliefPolicy:
         share: Vector = self._novelty.share(places, self._m.time_s + self._m.interval_s)
         return share
 
-    def _out_of_reach(self, estimate: Estimate) -> Hold:
+    def _out_of_reach(self, estimate: Estimate, told: str = "") -> Hold:
+        """Say that the focus lies where it is not sought; `told` what is known of it, if not one place."""
         o = self.options
-        return Hold(
-            f"the focus is at z={estimate.mean_um:.2f} um, outside the limits {o.lower_um:g} to {o.upper_um:g} um",
-            self._detail(estimate),
-        )
+        told = told or f"the focus is at z={estimate.mean_um:.1f} ± {estimate.sd_um:.1f} um or beyond"
+        lower, upper = self._searched()
+        if o.lower_um < lower > estimate.mean_um or o.upper_um > upper < estimate.mean_um:
+            advice = f"{lower:.1f} to {upper:.1f} um: widen range_um, or bring the stage nearer"
+            return Hold(f"{told}, outside of what is searched, {advice}", self._detail(estimate))
+        return Hold(f"{told}, outside the limits {o.lower_um:g} to {o.upper_um:g} um", self._detail(estimate))
 
     def _move(self, target: float, before: str, after: str, estimate: Estimate) -> Action:
         """Go to `target`, in steps the stage may take."""
@@ -414,12 +424,12 @@ class BeliefPolicy:
         m = self._m
         found = m.state == "track" and not m.against and estimate.inside >= KEPT_FROM
         near = abs(m.z_um - estimate.mean_um) <= 0.5 * self.dof
-        above = self._grid.marginal()[self._grid.z_um < m.z_um].sum() if self._grid is not None else math.nan
+        above = self._grid.below(m.z_um) if self._grid is not None else math.nan
         return {
             "focus_z_um": estimate.mean_um,
             "defocus_um": m.z_um - estimate.mean_um,
             "defocus_sd_um": estimate.sd_um,
-            "positive": float(above),
+            "positive": above,
             "found": 1.0 if found else 0.0,
             "focused": 1.0 if found and near else 0.0,
         }
@@ -464,4 +474,16 @@ class BeliefPolicy:
         grid = None
         if stored is not None:
             grid = FocusGrid.restored(stored, self._drift, self._bias)
-        self._m, self._novelty.looks, self._grid = memory, looks, grid
+        self._m, self._novelty.looks, self._grid, self._awaited = memory, looks, grid, None
+
+    def hand_over(self) -> Handed:
+        """Everything needed to go on identically, for another one in this program that takes over at once."""
+        memory = replace(self._m, seen_um=[*self._m.seen_um], said=[*self._m.said])
+        return Handed(memory, [*self._novelty.looks], self._grid)
+
+    def take_over(self, handed: object) -> None:
+        """Go on as from the checkpoint of who handed over; raises `PolicyError` if that was another kind."""
+        if not isinstance(handed, Handed):
+            raise PolicyError(f"{self.name!r} can only take over from one of its kind")
+        self._m, self._novelty.looks, self._awaited = handed.memory, handed.looks, None
+        self._grid = None if handed.grid is None else handed.grid.handed_over(self._drift, self._bias)

@@ -87,20 +87,28 @@ class BiasPrior:
 
     def basis(self, defocus_um: Vector) -> Vector:
         """Weights of the coefficients at some |defocus|, shape (count, ...)."""
-        knots = len(KNOTS_DOF)
-        place = np.interp(defocus_um, self.knots_um, np.arange(float(knots)))
-        index = np.arange(float(self.count)).reshape(-1, *[1] * place.ndim)
+        distance = np.asarray(defocus_um)
+        place = np.interp(distance, self.knots_um, np.arange(float(len(KNOTS_DOF)))).astype(distance.dtype)
+        index = np.arange(self.count, dtype=distance.dtype).reshape(-1, *[1] * place.ndim)
         weights = _spline(place - index)
         # Even about the focus, and constant beyond the last knot.
-        weights[1] += _spline(place + 1.0)
+        before = np.maximum(0.5 - place, 0.0)
+        weights[1] += 0.5 * before * before
         weights[-2] += weights[-1]
-        distance = (np.asarray(defocus_um) / (ROUGH_FROM_DOF * self.dof_um)) ** 4
-        weights[-1] = distance / (1.0 + distance)
+        far = distance / (ROUGH_FROM_DOF * self.dof_um)
+        far = far * far
+        far = far * far
+        weights[-1] = far / (1.0 + far)
         return weights
 
 
 def _spline(t: Vector) -> Vector:
-    """Quadratic B-spline about 0, three knots wide."""
-    far = np.maximum(1.5 - np.abs(t), 0.0)
-    bump: Vector = np.where(far > 1.0, 0.75 - t * t, 0.5 * far * far)
-    return bump
+    """Quadratic B-spline about 0, three knots wide: of two parabolas, the narrower taken off the wider."""
+    t = np.abs(t, out=t)
+    wide, narrow = np.maximum(1.5 - t, 0.0), np.maximum(0.5 - t, 0.0)
+    wide *= wide
+    narrow *= narrow
+    narrow *= 3.0
+    wide -= narrow
+    wide *= 0.5
+    return wide

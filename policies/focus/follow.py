@@ -11,9 +11,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from parfocal.policies.base import Action, Hold, Observation, PolicyError
-from parfocal.policies.focus.belief import BeliefOptions, BeliefPolicy
+from parfocal.policies.focus.belief import BeliefPolicy
+from parfocal.policies.focus.beliefoptions import BeliefOptions
 from parfocal.policies.focus.bias import BiasPrior
-from parfocal.policies.focus.grid import Drift, Estimate, FocusGrid
+from parfocal.policies.focus.drift import Drift
+from parfocal.policies.focus.grid import Estimate, FocusGrid
 from parfocal.policies.focus.likelihood import Look, read_look
 from parfocal.policies.focus.memory import FocusMemory, Forecast, Motion
 from parfocal.policies.focus.response import ResponseTable

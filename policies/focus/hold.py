@@ -13,6 +13,7 @@ class HoldPolicy:
     """Holds, whatever it is told."""
 
     name = "focus.hold"
+    reads: tuple[str, ...] = ()
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.options = parse_options(FocusOptions, self.name, options)

@@ -6,11 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parfocal.policies.focus.grid import Vector
+from parfocal.policies.focus.density import Vector
 from parfocal.policies.focus.response import Response
 
 _SAMPLES = 128
 _BIN = 0.5
+_BESIDE_DOF = np.array([-6.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0])
+_LIKELY = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
+_REACH = 8
+_KERNEL = np.exp(-0.5 * (np.arange(_REACH + 1) * _BIN) ** 2)
+_KERNEL /= _KERNEL[0] + 2.0 * _KERNEL[1:].sum()
+_NOISE_NATS = -float(_KERNEL[0] * np.log(_KERNEL[0]) + 2.0 * np.sum(_KERNEL[1:] * np.log(_KERNEL[1:])))
+"""Noise of one, binned: from its middle to where hardly anything is left of it; and its entropy."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,9 @@ def sample_belief(z_um: Vector, marginal: Vector, count: int = _SAMPLES) -> Vect
 
 def candidates(foci_um: Vector, now_um: float, dof_um: float, lower_um: float, upper_um: float) -> Vector:
     """Places worth considering: short moves, beside and between likely foci, and evenly over all of the belief."""
-    beside = np.array([-6.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0]) * dof_um
-    likely = np.quantile(foci_um, [0.1, 0.25, 0.5, 0.75, 0.9])
+    beside = _BESIDE_DOF * dof_um
+    # Quantiles: `foci_um` ascend.
+    likely = np.interp(_LIKELY * (len(foci_um) - 1), np.arange(len(foci_um)), foci_um)
     places = [
         (likely[:, None] + beside).ravel(),
         now_um + beside,
@@ -51,19 +59,19 @@ def information(z_um: Vector, foci_um: Vector, response: Response) -> Vector:
     noise. What may be seen is binned, and the bins smeared with the noise.
     """
     seen = response.evenly_noisy((z_um[:, None] - foci_um[None, :]).ravel()).reshape(len(z_um), -1)
-    bins = np.rint(seen / _BIN).astype(np.int64)
-    bins -= bins.min()
-    width = int(bins.max()) + 1
-    flat = (bins + width * np.arange(len(z_um))[:, None]).ravel()
-    counts = np.bincount(flat, minlength=width * len(z_um)).reshape(len(z_um), width) / foci_um.size
-    reach = np.arange(-8, 9)
-    kernel = np.exp(-0.5 * (reach * _BIN) ** 2)
-    kernel /= kernel.sum()
-    padded = np.pad(counts, ((0, 0), (16, 16)))
-    smeared = sum(weight * padded[:, 8 + k : 8 + k + width + 16] for k, weight in zip(reach, kernel, strict=True))
-    smeared = np.maximum(smeared, 1e-300)
-    noise = -float(np.sum(kernel * np.log(kernel)))
-    gain: Vector = np.maximum(-np.sum(smeared * np.log(smeared), axis=1) - noise, 0.0)
+    bins = np.rint(seen / _BIN).astype(np.intp)
+    least, most = int(bins.min()), int(bins.max())
+    # One long row, with room between one place and the next: the noise of neither reaches the other.
+    width = most - least + 1 + 4 * _REACH
+    bins += (np.arange(2 * _REACH - least, 2 * _REACH - least + width * len(z_um), width))[:, None]
+    share = np.bincount(bins.ravel(), minlength=width * len(z_um)) / foci_um.size
+    smeared, inner = _KERNEL[0] * share, slice(_REACH, len(share) - _REACH)
+    for k in range(1, _REACH + 1):
+        both = share[_REACH + k : len(share) - _REACH + k] + share[_REACH - k : len(share) - _REACH - k]
+        both *= _KERNEL[k]
+        smeared[inner] += both
+    smeared = np.maximum(smeared, 1e-300).reshape(len(z_um), width)
+    gain: Vector = np.maximum(-np.sum(smeared * np.log(smeared), axis=1) - _NOISE_NATS, 0.0)
     return gain
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.optimize import isotonic_regression, least_squares
 
 from parfocal.models.base import Assessment
 from parfocal.policies.base import PolicyError
-from parfocal.policies.focus.grid import Vector
+from parfocal.policies.focus.density import Vector
 from parfocal.policies.options import Options
 
 
@@ -77,7 +78,10 @@ class Response:
     _scale: tuple[Vector, Vector] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_scale", _even_noise_scale(self.mean, self.sd))
+        scale = _even_noise_scale(self.mean, self.sd)
+        # From defocus to the scale at once: both tables are piecewise linear, so only their bends count.
+        bends = np.unique(np.concatenate([self.defocus_um, _crossings(self.defocus_um, self.mean, scale[0])]))
+        object.__setattr__(self, "_scale", (bends, np.interp(np.interp(bends, self.defocus_um, self.mean), *scale)))
 
     @property
     def signed(self) -> bool:
@@ -85,6 +89,7 @@ class Response:
         return self.sign_mean is not None
 
     @classmethod
+    @lru_cache(maxsize=8)
     def surrogate(cls, dof_um: float, near_dof: float, far: float, reach_um: float) -> Response:
         """Stand-in for a network in um: ``sqrt(d**2 + c**2)`` with sd ``sqrt((near_dof dof)**2 + (far d)**2)``.
 
@@ -158,8 +163,7 @@ class Response:
 
     def evenly_noisy(self, defocus_um: Vector) -> Vector:
         """Return the number expected at some defocus, on the scale where one look has an sd of 1."""
-        expected = np.interp(defocus_um, self.defocus_um, self.mean)
-        scaled: Vector = np.interp(expected, *self._scale)
+        scaled: Vector = np.interp(defocus_um, *self._scale)
         return scaled
 
 
@@ -167,6 +171,16 @@ def _student(value: float, mean: Vector, sd: Vector) -> Vector:
     miss = np.clip((value - mean) / sd, -1e6, 1e6)
     density: Vector = (1.0 + miss**2 / 4.0) ** -2.5 / sd
     return density
+
+
+def _crossings(place: Vector, curve: Vector, levels: Vector) -> Vector:
+    """Places at which a piecewise linear curve crosses some levels."""
+    low, rise = curve[:-1, None], np.diff(curve)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (levels[None, :] - low) / rise
+    segment, level = np.nonzero((share > 0.0) & (share < 1.0))
+    crossed: Vector = place[segment] + share[segment, level] * (place[segment + 1] - place[segment])
+    return crossed
 
 
 def _even_noise_scale(mean: Vector, sd: Vector) -> tuple[Vector, Vector]:

@@ -87,6 +87,11 @@ class RoutinePolicy:
         self._finished = False
         self._doubt = "no frame yet"
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The model whose score is maximised."""
+        return (self.options.model,)
+
     def search(self, home_um: float) -> Search:
         """Yield places and be sent scores; return the best place."""
         raise NotImplementedError

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from parfocal.policies.base import Action, Observation, PolicyError
-from parfocal.policies.focus.belief import BeliefOptions, BeliefPolicy
+from parfocal.policies.focus.belief import BeliefPolicy
+from parfocal.policies.focus.beliefoptions import BeliefOptions
 from parfocal.policies.focus.quality import QualityFocusOptions, QualityPolicy
 from parfocal.policies.focus.response import ResponseTable
 from parfocal.policies.options import FocusOptions, parse_options
@@ -69,6 +70,16 @@ class _Memory:
     answers: int = 0
     why_silent: str = ""
     said: str = ""
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a supervisor is taken over with: its own memory, and what its parts hand over."""
+
+    memory: _Memory
+    focus_um: float
+    belief: object
+    quality: Mapping[str, Any]
 
 
 class SupervisedPolicy:
@@ -163,3 +174,16 @@ class SupervisedPolicy:
             raise PolicyError(f"the checkpoint of {self.name!r} cannot be read: {error}") from error
         self._m, self._belief, self._quality = memory, belief, quality
         self._focus_um = math.nan if focus is None else float(focus)
+
+    def hand_over(self) -> Handed:
+        """Everything needed to go on identically, for another one in this program that takes over at once."""
+        return Handed(replace(self._m), self._focus_um, self._belief.hand_over(), self._quality.checkpoint())
+
+    def take_over(self, handed: object) -> None:
+        """Go on as from the checkpoint of who handed over; raises `PolicyError` if that was another kind."""
+        if not isinstance(handed, Handed):
+            raise PolicyError(f"{self.name!r} can only take over from one of its kind")
+        belief, quality = BeliefPolicy(self._belief_given), QualityPolicy(self._quality_given)
+        belief.take_over(handed.belief)
+        quality.restore(handed.quality)
+        self._m, self._focus_um, self._belief, self._quality = handed.memory, handed.focus_um, belief, quality

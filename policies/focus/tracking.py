@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parfocal.policies.focus.grid import Estimate, FocusGrid, Vector, windowed
+from parfocal.policies.focus.density import Vector, windowed
+from parfocal.policies.focus.grid import Estimate, FocusGrid
 from parfocal.policies.focus.looks import information, most_information, sample_belief
 from parfocal.policies.focus.response import Response
 
@@ -19,6 +20,8 @@ _HORIZON_MIN = 1.0
 _COST_OF_LEAD = 0.01
 # The less sure of the field, the more a look's information is worth: nats to probability.
 _WORTH_OF_NAT = 2.0
+# Places beside the expected focus that a correction may go to, in depths of field.
+_BESIDE_DOF = np.arange(-4, 5) * 0.125
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,12 @@ def correction(
     dof, middle = tracking.dof_um, expected_z(estimate, wait_s)
     if may_cross and estimate.sd_um > tracking.cross_sd_dof * dof:
         return Correction(middle - math.copysign(tracking.cross_dof * dof, now_um - middle), True)
-    places = np.concatenate([[now_um], middle + np.arange(-4, 5) * 0.125 * dof])
+    places = np.empty(1 + len(_BESIDE_DOF))
+    places[0], places[1:] = now_um, middle + _BESIDE_DOF * dof
     half = max(1, round(0.5 * dof / grid.step))
-    inside = np.zeros(len(places))
-    coming = [grid.ahead(estimate.mean_um, 3.0 * dof, wait_s + ahead) for ahead in _AHEAD_S]
-    for z, share in coming:
-        inside += np.interp(places, z, windowed(share, half)) / len(_AHEAD_S)
-    z, share = coming[0]
-    worth = inside
+    z, shares = grid.ahead(estimate.mean_um, 3.0 * dof, *(wait_s + ahead for ahead in _AHEAD_S))
+    share, near = shares[0], windowed(shares, half)
+    worth = inside = np.interp(places, z, near.sum(axis=0) / len(_AHEAD_S))
     doubt = _WORTH_OF_NAT * (1.0 - float(inside.max()))
     if doubt > 0.02:
         foci, new = sample_belief(z, share, 48), doubt * news(places)
@@ -114,7 +115,7 @@ def correction(
         return None
     target = float(places[best])
     steps = np.linspace(target, led_z(estimate, wait_s, tracking), 9)
-    likely = np.interp(steps, z, windowed(share, half))
+    likely = np.interp(steps, z, near[0])
     led = float(steps[np.flatnonzero(likely >= likely.max() - _COST_OF_LEAD)[-1]])
     further = (led - now_um) * (target - now_um) > 0.0 and abs(led - now_um) > abs(target - now_um)
     return Correction(led if further else target, False)

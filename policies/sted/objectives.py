@@ -117,15 +117,12 @@ def measure(
     if not has_light(sted):
         raise NoOutcomeError("the STED frame shows nothing above its background")
     bleach, bleach_sd = _bleach(first, first_sd, after)
-    ratio = (sted["foreground_p75"] - sted["background_mean"]) / before["foreground_p75"]
-    if not ratio > 0:
-        raise NoOutcomeError("the STED frame's brightest quarter is no brighter than its background")
-    lit, lit_sd = light(sted)
+    ratio, ratio_sd = _signal(before, sted)
     resolution, resolution_sd, censored = _resolution(sted)
     known = quality is not None and not quality.abstained
     return Outcome(
         signal_ratio=ratio,
-        signal_sd=ratio * math.hypot(lit_sd / lit, first_sd / first),
+        signal_sd=ratio_sd,
         bleach=bleach,
         bleach_sd=bleach_sd,
         resolution_nm=resolution,
@@ -136,6 +133,15 @@ def measure(
         quality=float(quality.value) if quality is not None and known else math.nan,
         quality_sd=float(quality.sd) if quality is not None and known else math.nan,
     )
+
+
+def _signal(before: Mapping[str, float], sted: Mapping[str, float]) -> tuple[float, float]:
+    """Return how bright the STED frame is, as a share of the confocal one before, and the sd of that."""
+    ratio = (sted["foreground_p75"] - sted["background_mean"]) / before["foreground_p75"]
+    if not ratio > 0:
+        raise NoOutcomeError("the STED frame's brightest quarter is no brighter than its background")
+    (first, first_sd), (lit, lit_sd) = light(before), light(sted)
+    return ratio, ratio * math.hypot(lit_sd / lit, first_sd / first)
 
 
 def _bleach(first: float, first_sd: float, after: Mapping[str, float]) -> tuple[float, float]:

@@ -59,7 +59,7 @@ class SupervisorPolicy:
         self.options = o = parse_options(SupervisorOptions, self.name, options)
         self._tuner = TUNERS[o.tune](o.sted)
         self._focus: Policy = make_policy(o.focus, o.focusing)
-        self.reads = (*self._tuner.reads, *getattr(self._focus, "reads", ()))
+        self.reads = (*self._tuner.reads, *self._focus.reads)
         self.solver, self.deadline_s = self._tuner.solver, self._tuner.deadline_s
         self._spent = 0
         self._move: Change | None = None

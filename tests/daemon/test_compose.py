@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from parfocal.daemon import compose
+from parfocal.daemon.check import unfit
 from parfocal.daemon.config import Config, ConfigError, load_config
 from parfocal.daemon.journal import read_journal
 from parfocal.drivers.base import DeviceNotFoundError, Frame
@@ -78,12 +79,12 @@ def test_what_does_not_fit_is_said_before_a_folder_is_made(tmp_path: Path, setti
     config = make(tmp_path, setting)
     with pytest.raises(ParfocalError, match=message):
         asyncio.run(compose.build(config).run())
-    assert any(message in problem for problem in compose.check(config))
+    assert any(message in problem or "no such file" in problem for problem in unfit(config))
     assert not (tmp_path / "sessions").exists()
 
 
 def test_a_good_configuration_has_no_problems(config: Config) -> None:
-    assert compose.check(config) == []
+    assert unfit(config) == []
 
 
 def test_mistakes_of_a_section_are_located(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_unknown_optics_are_not_made_up(tmp_path: Path) -> None:
 
 
 def test_an_na_without_a_wavelength_is_refused_where_it_stands(tmp_path: Path) -> None:
-    (problem,) = set(compose.check(bare(tmp_path, OBJECTIVE)))
+    _, problem = unfit(bare(tmp_path, OBJECTIVE))  # the first: its recording is not there
     assert problem.startswith(f"{tmp_path / 'scope.yaml'}:4 microscope.objective.na")
     assert "emission_nm" in problem
     assert compose.optics_options(bare(tmp_path, OBJECTIVE + "  emission_nm: 600\n"))["emission_um"] == 0.6
@@ -232,3 +233,35 @@ def test_a_calibration_is_read_and_handed_over(tmp_path: Path) -> None:
 def test_deadlines_follow_the_devices(tmp_path: Path) -> None:
     deadlines = compose.deadlines_of(make(tmp_path, "microscope.timeouts_ms={camera: 1000, Z: 20000}"))
     assert (deadlines.frame_s, deadlines.command_s) == (1.0, 30.0)
+
+
+@pytest.mark.parametrize("name", ["focus.jaf", "focus.oughtafocus", "focus.sweep", "focus.quality", "focus.belief"])
+def test_a_policy_whose_model_nobody_runs_is_refused(tmp_path: Path, name: str) -> None:
+    """It would hold all night, and end as if all were well."""
+    config = make(tmp_path, f"policy.name={name}", "scoring.models=[frc]")
+    with pytest.raises(ConfigError, match=r"reads the model '\w+', which is not among scoring.models \(frc\)"):
+        compose.policy_maker(config)
+    assert any("not among scoring.models" in problem for problem in unfit(config))
+
+
+def test_a_policy_that_does_not_say_what_it_reads_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from parfocal.policies.focus.hold import HoldPolicy
+
+    class Older(HoldPolicy):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "reads":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr("parfocal.policies.focus.hold.HoldPolicy", Older)
+    gated = make(tmp_path, "policy.name=focus.hold", "quality={model: sharpness, below: 1}")
+    policy, _ = compose.policy_maker(gated)(None)
+    assert policy.reads == ("sharpness",)
+
+
+def test_what_only_forecasts_is_refused_where_it_would_claim_a_focus(tmp_path: Path) -> None:
+    config = make(tmp_path, "policy.name=focus.follow", "scoring.models=[defocus]")
+    with pytest.raises(ConfigError, match=r"policy\.name: focus\.follow moves nothing.*parfocal\.attach"):
+        compose.build(config)
+    (problem,) = unfit(config)
+    assert "parfocal.attach" in problem

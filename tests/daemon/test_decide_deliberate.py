@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import structlog
 
+from parfocal.daemon import decide as module
 from parfocal.daemon.decide import Decider, Decision
 from parfocal.daemon.deliberate import Deliberator, Suggested
 from parfocal.daemon.journal import Journal, read_journal
@@ -268,3 +269,44 @@ def test_what_such_a_policy_raises_arrives() -> None:
     heavy.threads = ["before"] * 20
     with pytest.raises(PolicyError, match="enough"):
         decide(heavy, frames=1)
+
+
+class Ahead(Heavy):
+    """A policy that works ahead, and remembers of what it was told in which order."""
+
+    def __init__(self, *, off_loop: bool = False) -> None:
+        super().__init__(off_loop=off_loop)
+        self.heard: list[Any] = []
+
+    def expect(self, settings: Mapping[str, float], time_s: float) -> None:
+        self.heard.append((dict(settings), time_s))
+
+    def tell(self, observation: Observation) -> None:
+        self.heard.append(observation.index)
+
+
+def unhurried(self: Scorer, *_: Any) -> dict[str, Assessment]:
+    time.sleep(0.05)
+    return {"m": Assessment("m", 1.0, 0.1)}
+
+
+def test_a_policy_that_works_ahead_is_told_of_the_frame_while_it_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scorer, "score", unhurried)
+    policy = Ahead()
+    decide(policy, 3)
+    frame = ({"z_um": 0.0}, 0.05)
+    assert policy.heard == [0, frame, 1, frame, 2]  # before the first frame there was no policy
+
+
+def test_a_scorer_that_is_fast_is_not_kept_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AHEAD_AFTER_S", 30.0)
+    policy = Ahead()
+    decide(policy, 3)
+    assert policy.heard == [0, 1, 2]
+
+
+def test_a_policy_of_another_thread_does_not_work_ahead_in_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scorer, "score", unhurried)
+    policy = Ahead(off_loop=True)
+    decide(policy, 2)
+    assert policy.heard == [0, 1]

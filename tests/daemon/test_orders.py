@@ -29,7 +29,7 @@ from parfocal.daemon.requests import Answer, Order
 from parfocal.daemon.summary import Step
 from parfocal.drivers.base import CameraError
 from parfocal.models.base import ScorerError
-from parfocal.policies.base import Change, Hold, PolicyOptionError
+from parfocal.policies.base import Change, Hold, PolicyError, PolicyOptionError
 from parfocal.simulator.clock import VirtualClock
 
 LoopMaker = Callable[..., Loop]
@@ -493,6 +493,27 @@ def test_a_narrower_limit_reaches_the_policy_which_goes_on_where_it_was(make_loo
     assert made[-1].options == {"upper_um": 20.0}
     assert made[-1].restored == {"told": 5}
     assert records(caller.loop, "policy")[-1]["continues"] is True
+
+
+def test_a_policy_that_can_takes_over_without_a_checkpoint(
+    make_loop: LoopMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        raise PolicyError("not from this one")
+
+    taken: list[Any] = []
+    monkeypatch.setattr(Opinionated, "hand_over", lambda self: len(self.told), raising=False)
+    monkeypatch.setattr(Opinionated, "take_over", lambda self, handed: taken.append(handed), raising=False)
+    order = (5, "set_limit", {"parameter": "z_um", "bound": "upper", "value": 20.0})
+    caller = Caller(order)
+    made = run_chosen(make_loop, tmp_path, caller)
+    assert (taken, made[-1].restored) == ([5], None)
+    assert records(caller.loop, "policy")[-1]["continues"] is True
+
+    monkeypatch.setattr(Opinionated, "take_over", lambda self, handed: refuse(handed))
+    caller = Caller(order)
+    run_chosen(make_loop, tmp_path, caller)
+    assert "continues" not in records(caller.loop, "policy")[-1], "one that cannot go on begins anew"
 
 
 def test_a_policy_that_is_quickly_made_is_not_handed_to_a_thread_for_a_limit(

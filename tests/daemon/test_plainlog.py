@@ -128,12 +128,12 @@ def test_a_line_without_defocus_says_nothing_of_it(z_um: float | None) -> None:
     assert "defocus" not in Line(0.0, 1, z_um, None, None, "hold", "why", 0).text()
 
 
-@pytest.mark.parametrize(("known", "text"), [(True, "+16.500 +- 1.100 um"), (False, "+-16.500 +- 1.100 um")])
+@pytest.mark.parametrize(("known", "text"), [(True, "+16.500 (sd 1.100) um"), (False, "|16.500| (sd 1.100) um")])
 def test_a_line_has_a_sign_only_where_the_side_is_known(known: bool, text: str) -> None:
     assert f" {text}" in Line(0.0, 1, 0.0, 16.5, 1.1, "hold", "why", 0, known).text()
 
 
-@pytest.mark.parametrize(("signed", "text"), [(False, "defocus  +-3.000"), (True, "defocus   -3.000")])
+@pytest.mark.parametrize(("signed", "text"), [(False, "defocus  |3.000|"), (True, "defocus   -3.000")])
 def test_what_the_network_says_of_a_frame_has_a_sign_only_where_the_optics_tell_one(signed: bool, text: str) -> None:
     """A sweep, and a search by a score, believe nothing of their own; then the line shows the network's number."""
     grid = np.array([-3.0, 3.0])
@@ -142,3 +142,10 @@ def test_what_the_network_says_of_a_frame_has_a_sign_only_where_the_optics_tell_
     step.assessments = {"defocus": said}
     (line,) = logged(step)
     assert text in line.text()
+
+
+@pytest.mark.parametrize(("known", "defocus_um"), [(True, -16.5), (False, None)])
+def test_a_program_is_told_a_defocus_only_where_the_side_is_known(known: bool, defocus_um: float | None) -> None:
+    record = Line(0.0, 1, 0.0, -16.5, 1.1, "hold", "why", 0, known).to_json()
+    assert (record["defocus_um"], record["distance_um"], record["side_known"]) == (defocus_um, 16.5, known)
+    assert Line(0.0, 1, 0.0, None, None, "hold", "why", 0).to_json()["distance_um"] is None

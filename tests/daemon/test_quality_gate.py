@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from parfocal.daemon import compose
+from parfocal.daemon.check import unfit
 from parfocal.daemon.config import ConfigError, load_config
 from parfocal.daemon.journal import read_journal
 from parfocal.daemon.quality_gate import QualityCounts, good_frames, outcome_of_finish
@@ -140,7 +141,7 @@ def test_the_configuration_makes_the_gate(tmp_path: Path) -> None:
     loop = compose.build(config, clock=VirtualClock())
     content = asyncio.run(loop.run()).to_json()
     assert content["gate"]["judged"] == content["gate"]["flagged"] > 3
-    assert compose.check(config) == []
+    assert unfit(config) == []
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_mistakes_in_the_section_are_said(section: str, message: str) -> None:
 
 @pytest.mark.parametrize("setting", ["quality={below: 0.5}", "policy={name: focus.quality}"])
 def test_a_model_nobody_runs_cannot_be_read(setting: str) -> None:
-    (problem,) = compose.check(load_config(None, [*SMALL, setting]))
+    (problem,) = unfit(load_config(None, [*SMALL, setting]))
     assert "reads the model 'quality', which is not among scoring.models (sharpness)" in problem
 
 

@@ -21,9 +21,12 @@ from typer.testing import CliRunner, Result
 
 from parfocal.daemon import scoreprogress
 from parfocal.daemon.cli import app
+from parfocal.daemon.commands.score import row_text
 from parfocal.daemon.scoreprogress import ScoreProgress, Tally
 from parfocal.daemon.scorerows import ScoreRow
 from parfocal.models.base import Assessment
+from parfocal.models.cards import packaged_card_path
+from parfocal.models.training.degradations import degrade
 from parfocal.simulator.specimens import make_specimen
 
 Invoke = Callable[..., Result]
@@ -249,6 +252,83 @@ def test_a_scheduler_that_does_not_answer_ends_with_2_and_its_address(
     assert result.exit_code == 2
     assert "tcp://127.0.0.1:9" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_a_line_says_why_an_image_is_bad(invoke: Invoke, tmp_path: Path) -> None:
+    specimen = make_specimen("nuclei", (192, 192), pixel_um=0.3, seed=1)
+    blurred = degrade(specimen, "blur", np.random.default_rng(1), level=0.6)
+    save(tmp_path / "a.tif", np.round(blurred * 2000 + 100).astype(np.uint16))
+    lines = invoke("a.tif", "--model", "quality", "--model", "mm_style", "--model", "sharpness").stdout.splitlines()
+    quality, style, sharpness = (line.split("  ") for line in lines)
+    for parts in (quality, style):
+        name, chance = parts[-1].split()
+        assert name == "blur"
+        assert 0.5 < float(chance) <= 1.0
+    assert len(sharpness) == len(quality) - 1
+
+
+@pytest.mark.parametrize(("reference", "text"), [(0.08, "m  0.30 +- 0.10  dark 0.70"), (0.9, "m  0.30 +- 0.10")])
+def test_what_is_wrong_is_said_only_where_something_is(reference: float, text: str) -> None:
+    chances = {"artefact": 2.0, "artefact_reference": reference, "artefact_dark": 0.7, "artefact_blur": 0.2}
+    one = ScoreRow(Path("a.tif"), 0, "m", Assessment("m", 0.3, 0.1, detail=chances))
+    assert row_text(one) == f"a.tif  0  {text}"
+
+
+def test_files_of_other_kinds_are_counted_on_stderr(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "in/deeper").mkdir(parents=True)
+    for name in ("a.tif", "deeper/b.tif"):
+        save(tmp_path / "in" / name, cells())
+    for name in ("1.jpg", "2.JPG", "deeper/3.jpg", "notes.txt", "README", ".hidden"):
+        (tmp_path / "in" / name).write_text("x")
+    result = invoke("in", "--model", "sharpness", "--json")
+    assert len(rows_of(result)) == 2
+    assert result.stderr.splitlines() == ["5 files of other kinds skipped (.jpg 3, without an ending 1, .txt 1)"]
+    assert "skipped" not in invoke("in/a.tif", "--model", "sharpness").stderr
+    (tmp_path / "in/deeper/b.tif").unlink()
+    assert "there are .jpg 1" in invoke("in/deeper", "--model", "sharpness").stderr
+
+
+def test_a_model_is_told_options_on_the_command_line(invoke: Invoke, tmp_path: Path) -> None:
+    save(tmp_path / "a.tif", cells())
+    (tmp_path / "scope.yaml").write_text(
+        "microscope: {driver: simulated}\n"
+        "scoring: {models: [quality], options: {quality: {target: frc, patch_map: false}}}\n"
+    )
+    asked = ("a.tif", "--json", "--model", "quality", "--config", "scope.yaml")
+    (student,) = rows_of(invoke(*asked))
+    assert {"mm", "frc_px"} <= set(student["detail"])
+    assert student["value"] == pytest.approx(2.0 / student["detail"]["frc_px"])
+    paper = ("--option", "quality.network=paper", "--option", "quality.target=mm")
+    (said,) = rows_of(invoke(*asked, *paper))
+    assert set(said["detail"]) & {"mm", "frc_px"} == {"mm"}
+    for ending in (".json", ".safetensors"):
+        (tmp_path / f"own{ending}").write_bytes(packaged_card_path("quality_mm").with_suffix(ending).read_bytes())
+    (tmp_path / "own.json").rename(tmp_path / "quality_mm.json")
+    (tmp_path / "own.safetensors").rename(tmp_path / "quality_mm.safetensors")
+    assert rows_of(invoke(*asked, *paper, "--option", "quality.card=quality_mm.json")) == [said]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("quality.netwrok=paper", "did you mean 'network'"),
+        ("qualty.network=paper", "did you mean 'quality'"),
+        ("mm_style.card=x.json", "add --model mm_style"),
+        ("quality.network", "MODEL.KEY=VALUE"),
+        ("network=paper", "MODEL.KEY=VALUE"),
+        ("quality.network=[paper]", "one number or text"),
+        ("quality.network=a: b: c", "needs quotes"),
+        ("quality.card=gone.json", "gone.json"),
+        ("quality.target=1e3", "1000"),
+    ],
+)
+def test_a_wrong_option_is_one_error_before_the_work(invoke: Invoke, tmp_path: Path, option: str, words: str) -> None:
+    save(tmp_path / "a.tif", cells())
+    result = invoke("a.tif", "--model", "quality", "--option", option)
+    assert result.exit_code in (2, 3)
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert words in result.stderr
 
 
 def row(path: str, plane: int | None, planes: int | None = None, *, error: str = "", model: str = "m") -> ScoreRow:

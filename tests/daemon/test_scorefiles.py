@@ -91,6 +91,7 @@ def test_a_row_a_plane_with_everything_in_it(tmp_path: Path) -> None:
         "unit": "um",
         "abstained": False,
         "reason": "",
+        "artefact_name": "",
         "detail": {"in_um": 1.0},
     }
     assert (second["value"], second["abstained"], second["reason"]) == (None, True, "blank")

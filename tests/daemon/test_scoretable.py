@@ -25,9 +25,11 @@ SILENT = ScoreRow(
     Path("a.tif"), 4, "sharpness", Assessment.abstain("sharpness", 'empty, "really"\nso', {"x": NAN, "value": 7.0})
 )
 FAILED = ScoreRow(Path("b.tif"), None, "defocus", Assessment.abstain("defocus", "not a TIFF"), error="ImageFileError")
-COLUMNS = (
-    "path plane axis_c axis_z model value sd unit abstained reason error in_um level x detail_value".split()  # in order
+NAMES = (
+    "path plane axis_c axis_z model value sd unit abstained reason artefact_name error "  # in order
+    "in_um level x detail_value"
 )
+COLUMNS = NAMES.split()
 
 
 def write(path: Path, *rows: ScoreRow, force: bool = False) -> None:
@@ -42,9 +44,9 @@ def test_csv_has_a_line_a_row_and_nothing_where_nothing_is_known(tmp_path: Path)
         header, *lines = csv.reader(file)
     assert header == COLUMNS
     assert lines == [
-        ["a.tif", "3", "0", "3", "defocus", "1.25", "0.1", "um", "false", "", "", "1.0", "2.0", "", ""],
-        ["a.tif", "4", "", "", "sharpness", "", "", "", "true", 'empty, "really"\nso', "", "", "", "", "7.0"],
-        ["b.tif", "", "", "", "defocus", "", "", "", "true", "not a TIFF", "ImageFileError", "", "", "", ""],
+        ["a.tif", "3", "0", "3", "defocus", "1.25", "0.1", "um", "false", "", "", "", "1.0", "2.0", "", ""],
+        ["a.tif", "4", "", "", "sharpness", "", "", "", "true", 'empty, "really"\nso', "", "", "", "", "", "7.0"],
+        ["b.tif", "", "", "", "defocus", "", "", "", "true", "not a TIFF", "", "ImageFileError", "", "", "", ""],
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
@@ -62,6 +64,31 @@ def test_parquet_has_the_same_with_types(tmp_path: Path, monkeypatch: pytest.Mon
     assert (fine["value"], fine["plane"], fine["axis_z"], fine["x"]) == (1.25, 3, 3, None)
     assert (silent["value"], silent["reason"], silent["x"]) == (None, 'empty, "really"\nso', None)
     assert (failed["plane"], failed["error"]) == (None, "ImageFileError")
+
+
+CHANCES = {"artefact": 1.0, "artefact_reference": 0.08, "artefact_blur": 0.92}
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        (Assessment("quality", 0.3, 0.1, detail=CHANCES), "blur"),
+        (Assessment("quality", 0.9, 0.1, detail={**CHANCES, "artefact_reference": 0.95}), "reference"),
+        (Assessment("quality", 0.9, 0.1, detail={"frc_px": 3.0}), ""),
+        (Assessment.abstain("mm_style", "saturated", CHANCES), ""),
+    ],
+)
+def test_the_artefact_has_its_name_in_every_kind_of_row(tmp_path: Path, said: Assessment, name: str) -> None:
+    one = ScoreRow(Path("a.tif"), 0, said.model, said)
+    assert one.to_json()["artefact_name"] == name
+    write(tmp_path / "t.csv", one)
+    with (tmp_path / "t.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["artefact_name"] == name
+    pq = pytest.importorskip("pyarrow.parquet")
+    write(tmp_path / "t.parquet", one)
+    table = pq.read_table(tmp_path / "t.parquet")
+    assert str(table.schema.field("artefact_name").type) == "string"
+    assert table.to_pylist()[0]["artefact_name"] == name
 
 
 def test_infinity_is_not_lost_and_full_precision_is_kept(tmp_path: Path) -> None:
@@ -88,7 +115,9 @@ def scoretable_has_pyarrow() -> bool:
 
 def test_a_table_without_rows_has_its_columns(tmp_path: Path) -> None:
     write(tmp_path / "t.csv")
-    assert (tmp_path / "t.csv").read_text().split() == ["path,plane,model,value,sd,unit,abstained,reason,error"]
+    assert (tmp_path / "t.csv").read_text().split() == [
+        "path,plane,model,value,sd,unit,abstained,reason,artefact_name,error"
+    ]
 
 
 def test_a_file_that_is_there_is_kept_unless_forced(tmp_path: Path) -> None:

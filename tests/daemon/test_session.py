@@ -13,7 +13,7 @@ import pytest
 
 from parfocal.daemon.config import Config, load_config
 from parfocal.daemon.journal import read_journal
-from parfocal.daemon.session import Session, SessionError, check_room, check_still_room, write_json
+from parfocal.daemon.session import Session, SessionError, SessionFolderError, check_room, check_still_room, write_json
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_two_sessions_in_one_second_have_two_folders(config: Config) -> None:
 def test_a_named_folder_is_used_as_it_is_but_never_over_another(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     assert Session.create(config, folder).folder == folder
-    with pytest.raises(SessionError, match="not empty"):
+    with pytest.raises(SessionFolderError, match="not empty"):
         Session.create(config, folder)
 
 

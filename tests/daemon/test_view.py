@@ -231,6 +231,14 @@ def test_summary_says_what_is_not_known() -> None:
     assert rows["final defocus"] == "not known"
 
 
+def test_summary_of_a_shadow_does_not_read_as_if_actions_had_been_sent() -> None:
+    content = {"frames": 9, "scored": 8, "stale": 0, "dropped": 0, "actions": 6, "refused": 2, "frames_to_focus": 7}
+    rows = dict(summary_lines(content, shadow=True))
+    assert "6 actions it would have sent, 2 that would have been refused" in rows["frames"]
+    assert rows["frames to focus"] == "7 exposed"
+    assert "would" not in dict(summary_lines(content))["frames"]
+
+
 @pytest.mark.parametrize("seconds", [0.0, 61.0, 3725.0])
 def test_progress_counts_time(seconds: float) -> None:
     facts = RunFacts("simulated", "p", True, max_seconds=7200)
@@ -263,7 +271,7 @@ def test_a_focus_that_is_known_but_not_reached_is_found() -> None:
 def test_a_side_that_is_not_known_gets_no_sign() -> None:
     detail = {"defocus_um": 16.5, "defocus_sd_um": 1.1, "positive": 0.45, "focused": 0.0}
     move = Change({"z_um": 13.0}, "look where it resolves the sign", detail)
-    assert "defocus \u00b116.500 \u00b1 1.100 um" in drawn(view_after(make_step(0, action=move)))
+    assert "defocus |16.500| \u00b1 1.100 um" in drawn(view_after(make_step(0, action=move)))
     near = Hold("in focus", {"defocus_um": 0.1, "defocus_sd_um": 0.3, "positive": 0.6, "focused": 1.0})
     assert "defocus +0.100 \u00b1 0.300 um" in drawn(view_after(make_step(0, action=near)))
 

@@ -9,7 +9,9 @@ import pytest
 
 from parfocal.policies.base import PolicyError
 from parfocal.policies.focus.bias import BiasPrior
-from parfocal.policies.focus.grid import Drift, FocusGrid, RateChain, windowed
+from parfocal.policies.focus.density import spread_out, windowed
+from parfocal.policies.focus.drift import Drift, RateChain
+from parfocal.policies.focus.grid import FocusGrid
 from parfocal.policies.focus.likelihood import Look
 
 STILL = Drift(1.0, 0.0, 0.0, 0.0)
@@ -87,7 +89,7 @@ def test_a_pause_of_days_leaves_a_proper_belief() -> None:
 def test_looking_ahead_agrees_with_letting_time_pass() -> None:
     grid = make(-20.0, 20.0, 0.1, STILL)
     at(grid, 1.0)
-    z, share = grid.ahead(1.0, 5.0, 40.0)
+    z, (share,) = grid.ahead(1.0, 5.0, 40.0)
     grid.predict(40.0)
     np.testing.assert_allclose(np.interp(grid.z_um, z, share, 0, 0), grid.marginal(), atol=2e-3)
 
@@ -103,13 +105,6 @@ def test_resizing_keeps_the_belief() -> None:
     assert after.inside == pytest.approx(before.inside, abs=1e-9)
     grid.resize(100.0, 120.0)
     assert grid.marginal().sum() == pytest.approx(1.0)
-
-
-def test_excluding_everything_is_refused() -> None:
-    grid = make(-20.0, 20.0, 0.1, STILL)
-    assert not grid.exclude(50.0, 60.0)
-    assert grid.exclude(-1.0, 1.0)
-    assert grid.marginal()[np.abs(grid.z_um) > 1.2].sum() == 0.0
 
 
 def test_inside_is_the_share_of_a_window_one_depth_of_field_wide() -> None:
@@ -204,3 +199,82 @@ def test_a_wider_grid_is_empty_where_nothing_is_known_and_another_place_knows_no
     assert part.marginal() @ part.z_um > 1.5
     elsewhere = grid.resampled(100.0, 104.0, 0.1, 3).mass.sum(axis=0)
     np.testing.assert_allclose(elsewhere, elsewhere[0])
+
+
+def test_an_update_is_kalman_s_in_every_cell() -> None:
+    """Against the textbook, cell by cell in double precision."""
+    rng = np.random.default_rng(1)
+    grid = make(-6.0, 6.0, 0.2, STILL, 3)
+    for z in (2.0, -1.0):
+        say(grid, z, abs(z - 0.4) + 0.3)
+    look, z, n, news = Look(GRID, np.full(len(GRID), 1 / 80), 1.4, 0.5, 1.36, noise=0.05), 1.2, BIAS.count, 0.7
+    grid.look_from(z)
+    before = grid.moments.astype(np.float64)
+    grid.update(z, look, news)
+    for row, cell in zip(rng.integers(0, 3, 40), rng.integers(0, grid.count, 40), strict=True):
+        p, mean = before[0, row, cell], before[1 : 1 + n, row, cell] / before[0, row, cell]
+        covariance = (before[1 + n :, row, cell] / p)[BIAS.full] - np.outer(mean, mean)
+        defocus = np.array([z - grid.z_um[cell] - grid.offsets[row]])
+        weights = BIAS.basis(np.abs(defocus))[:, 0]
+        variance = weights @ covariance @ weights + look.scatter(defocus)[0]
+        miss = look.error(defocus)[0] - weights @ mean
+        trusted = (1 - look.floor) * (1 + miss**2 / (4 * variance)) ** -2.5 / np.sqrt(variance)
+        gain = news * trusted / (trusted + look.floor * look.wild) * (covariance @ weights) / variance
+        want = mean + gain * miss
+        wanted = covariance - np.outer(gain, covariance @ weights) + np.outer(want, want)
+        after = grid.moments[:, row, cell].astype(np.float64) / grid.moments[0, row, cell]
+        np.testing.assert_allclose(after[1 : 1 + n], want, atol=2e-4)
+        np.testing.assert_allclose(after[1 + n :][BIAS.full], wanted, atol=1e-3)
+
+
+def test_a_row_widens_into_itself_only() -> None:
+    grid = make(-2.0, 2.0, 0.2, Drift(1e-9, 0.0, 0.2, 0.0), 5)
+    cells = np.zeros((5, grid.count))
+    cells[1, -1] = cells[3, 0] = 0.5
+    grid.moments *= (cells / grid.mass).astype(np.float32)
+    grid.predict(6.0)
+    share = 0.5 * 0.2**2 * 0.1 / 0.2**2
+    kept = grid.mass / grid.mass.sum()
+    assert np.flatnonzero(kept.sum(axis=1) > 1e-6).tolist() == [1, 3]
+    assert kept[1, -2] / kept[1, -1] == pytest.approx(share / (1 - 2 * share), rel=1e-4)
+    assert kept[3, 1] / kept[3, 0] == pytest.approx(share / (1 - 2 * share), rel=1e-4)
+    assert kept.sum() == pytest.approx(1.0)
+
+
+def test_what_was_worked_out_is_forgotten_with_what_it_came_from() -> None:
+    def again(grid: FocusGrid) -> FocusGrid:
+        return FocusGrid.restored(grid.checkpoint(), grid.drift, BIAS)
+
+    grid = make(-8.0, 8.0, 0.2, Drift(2.0, 0.1, 0.1, 1e-2))
+    changes = [
+        lambda g: say(g, 2.0, 1.0), lambda g: g.predict(20.0), lambda g: at(g, 1.0), lambda g: g.flatten(0.3),
+        lambda g: say(g, 2.0, 1.5), lambda g: g.weigh(1.0 / (1.0 + g.z_um**2)), lambda g: g.resize(-3.0, 6.0),
+        lambda g: g.flatten(1.0), lambda g: g.predict(0.6), lambda g: say(g, -1.0, 1.0),
+    ]  # fmt: skip
+    for change in changes:
+        fresh = again(grid)
+        for one in (grid, fresh):
+            one.marginal()
+            one.fits(2.0, Look(GRID, np.full(len(GRID), 1 / 80), 1.0, 0.5, 1.36))
+            change(one)
+        assert (grid.moments == fresh.moments).all()
+        np.testing.assert_array_equal(grid.marginal(), again(grid).marginal())
+        np.testing.assert_array_equal(grid.look_from(2.0).variance, again(grid).look_from(2.0).variance)
+        assert grid.below(0.5) == pytest.approx(grid.marginal()[grid.z_um < 0.5].sum())
+
+
+def test_what_falls_between_two_cells_is_divided_between_them() -> None:
+    first, (now, later) = spread_out(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[0.25, -1.0], [3.0, 0.5]]))
+    assert first == -1
+    assert now.tolist() == [0.0, 2.75, 0.25, 0.0, 0.0, 0.0, 0.0]
+    assert later.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+
+
+def test_several_times_ahead_are_each_what_they_are_alone() -> None:
+    grid = make(-20.0, 20.0, 0.1, Drift(1.0, 0.02, 0.02, 0.0))
+    at(grid, 1.0)
+    z, both = grid.ahead(1.0, 3.0, 5.0, 90.0)
+    for share, wait_s in zip(both, (5.0, 90.0), strict=True):
+        there, (alone,) = grid.ahead(1.0, 3.0, wait_s)
+        np.testing.assert_allclose(np.interp(there, z, share), alone, atol=1e-12)
+        assert share.sum() == pytest.approx(1.0)

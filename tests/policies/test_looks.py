@@ -70,3 +70,24 @@ def test_candidates_stay_within_the_limits() -> None:
     assert places.min() >= -5.0
     assert places.max() <= 12.0
     assert len(candidates(foci, 0.0, DOF, 500.0, 600.0)) == 0
+
+
+def test_what_is_told_at_one_place_does_not_depend_on_the_others() -> None:
+    rng = np.random.default_rng(2)
+    foci, places = np.sort(rng.normal(0.0, 4.0, 128)), rng.uniform(-30.0, 30.0, 20)
+    together = information(places, foci, NETWORK)
+    np.testing.assert_allclose(together, [information(np.array([z]), foci, NETWORK)[0] for z in places], atol=1e-9)
+
+
+def test_the_scale_of_even_noise_is_the_integral_of_one_over_the_spread() -> None:
+    """For a response that is different on its two sides, and not monotone in its spread."""
+    d = np.linspace(-10.0, 12.0, 12)
+    mean, sd = np.abs(d) ** 1.3 + 0.1 * d + 1.0, 0.2 + 0.05 * np.abs(d - 3.0)
+    response = Response(d, mean, sd)
+    at = np.random.default_rng(0).uniform(-12.0, 14.0, 500)
+    expected = np.interp(at, d, mean)
+    order = np.argsort(mean, kind="stable")
+    levels = np.linspace(mean.min(), mean.max(), 4001)
+    spread = np.interp(levels, mean[order], sd[order])
+    scale = np.concatenate([[0.0], np.cumsum(np.diff(levels) * 2 / (spread[1:] + spread[:-1]))])
+    np.testing.assert_allclose(response.evenly_noisy(at), np.interp(expected, levels, scale), rtol=2e-2, atol=0.02)

@@ -12,7 +12,8 @@ import pytest
 from parfocal.models.base import Assessment
 from parfocal.policies import make_policy
 from parfocal.policies.focus.bias import BiasPrior
-from parfocal.policies.focus.grid import Drift, FocusGrid
+from parfocal.policies.focus.drift import Drift
+from parfocal.policies.focus.grid import FocusGrid
 from parfocal.policies.focus.likelihood import Look
 
 DOF = 1.36

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from parfocal.policies import make_policy, policy_names
-from parfocal.policies.base import Hold, Policy, PolicyError, PolicyOptionError
+from parfocal.policies.base import Hold, Policy, PolicyOptionError, PolicyPluginError, reads_of
 
 NAMES = [
     "focus.belief", "focus.oughtafocus", "focus.jaf", "focus.sweep", "focus.hold", "focus.quality", "focus.supervised",
@@ -65,9 +65,9 @@ def test_unknown_name_suggests_the_nearest() -> None:
         make_policy("focus.beleif", {})
 
 
-def _offer(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    point = importlib.metadata.EntryPoint("mine.best", value, "parfocal.policies")
-    offered = importlib.metadata.EntryPoints([point])
+def _offer(monkeypatch: pytest.MonkeyPatch, *values: str) -> None:
+    points = [importlib.metadata.EntryPoint("mine.best", value, "parfocal.policies") for value in values]
+    offered = importlib.metadata.EntryPoints(points)
     monkeypatch.setattr("parfocal.policies.entry_points", lambda **query: offered.select(**query))
 
 
@@ -77,7 +77,45 @@ def test_installed_packages_offer_policies(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(make_policy("mine.best", {}).ask(), Hold)
 
 
-def test_plugin_that_fails_to_import_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    _offer(monkeypatch, "no_such_package_at_all:Best")
-    with pytest.raises(PolicyError, match=r"'mine.best'.*no_such_package_at_all.*repair or uninstall"):
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["no_such_package_at_all:Best"], r"'mine.best'.*no_such_package_at_all.*repair or uninstall"),
+        (["builtins:print"], r"'mine.best': its factory returned a NoneType, which lacks name, tell, ask, checkpoint"),
+        (["parfocal:__version__"], r"'mine.best': parfocal:__version__ is not a factory"),
+        (
+            ["parfocal.policies.focus.hold:HoldPolicy", "parfocal.policies.focus.jaf:JafPolicy"],
+            r"'mine.best' is offered more than once: .*HoldPolicy, .*JafPolicy; uninstall all but one",
+        ),
+    ],
+)
+def test_a_plugin_that_cannot_be_had_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, values: list[str], said: str
+) -> None:
+    _offer(monkeypatch, *values)
+    with pytest.raises(PolicyPluginError, match=said) as caught:
         make_policy("mine.best", {})
+    assert caught.value.exit_code == 3
+
+
+def test_the_same_offer_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editable install beside a wheel lists its entry points twice."""
+    _offer(monkeypatch, *["parfocal.policies.focus.hold:HoldPolicy"] * 2)
+    assert isinstance(make_policy("mine.best", {}).ask(), Hold)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reads"),
+    [
+        ("focus.belief", {"model": "mine"}, ("mine",)),
+        ("focus.follow", {}, ("defocus",)),
+        ("focus.hold", {}, ()),
+        ("focus.jaf", {}, ("sharpness",)),
+        ("focus.oughtafocus", {"model": "frc"}, ("frc",)),
+        ("focus.sweep", {}, ("sharpness",)),
+        ("focus.quality", {"model": "sharpness"}, ("sharpness",)),
+        ("focus.supervised", {}, ("defocus", "quality")),
+    ],
+)
+def test_a_policy_names_the_models_it_reads(name: str, options: dict[str, object], reads: tuple[str, ...]) -> None:
+    assert reads_of(make_policy(name, {"dof_um": 1.0} | options)) == reads

@@ -251,6 +251,25 @@ def test_checkpoint_continues_identically(arena: ModuleType, name: str) -> None:
         assert copy.checkpoint() == world.policy.checkpoint()
 
 
+def test_the_supervisor_takes_over_as_from_a_checkpoint(arena: ModuleType) -> None:
+    policy = make_policy("focus.supervised", STAGE)
+    scope = Pair(arena.Network(1, signed=True), lambda n: 20 <= n < 50)
+    for _ in range(70):
+        observation = scope.observe()
+        copies = [make_policy("focus.supervised", STAGE) for _ in range(2)]
+        copies[0].take_over(policy.hand_over())  # type: ignore[attr-defined]
+        copies[1].restore(json.loads(json.dumps(policy.checkpoint(), allow_nan=False)))
+        before = json.dumps(policy.checkpoint())
+        for copy in copies:
+            copy.tell(observation)
+        assert copies[0].ask() == copies[1].ask()
+        assert copies[0].checkpoint() == copies[1].checkpoint()
+        assert json.dumps(policy.checkpoint()) == before
+        scope.step(policy)
+    with pytest.raises(PolicyError, match="of its kind"):
+        policy.take_over(make_policy("focus.belief", STAGE).hand_over())  # type: ignore[attr-defined]
+
+
 def test_checkpoints_of_others_and_broken_ones_are_refused() -> None:
     for name in ("focus.quality", "focus.supervised"):
         policy = make_policy(name, STAGE)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from parfocal.policies.focus.bias import BiasPrior
-from parfocal.policies.focus.grid import Drift, Estimate, FocusGrid, Vector, windowed
+from parfocal.policies.focus.density import Vector, windowed
+from parfocal.policies.focus.drift import Drift
+from parfocal.policies.focus.grid import Estimate, FocusGrid
 from parfocal.policies.focus.response import Response
 from parfocal.policies.focus.tracking import Correction, Tracking, correction, expected_z, led_z
 
@@ -34,7 +36,7 @@ def corrected(grid: FocusGrid, estimate: Estimate, now_um: float) -> Correction 
 
 def in_field(grid: FocusGrid, z_um: float) -> float:
     """Probability of being in the field at the next frame."""
-    z, share = grid.ahead(0.0, 3 * DOF, WAIT_S)
+    z, (share,) = grid.ahead(0.0, 3 * DOF, WAIT_S)
     return float(np.interp(z_um, z, windowed(share, 4)))
 
 

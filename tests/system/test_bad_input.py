@@ -92,8 +92,16 @@ CONFIGURATIONS = {
     "model": ("microscope: {driver: simulated}\nscoring: {models: [defcus]}\n", "c.yaml:2", "did you mean 'defocus'?"),
     "policy": ("microscope: {driver: simulated}\npolicy:\n  name: focus.beleif\n", "c.yaml:3", "focus.belief"),
     "option": ("microscope: {driver: simulated}\npolicy: {name: focus.belief, rang_um: 4}\n", "c.yaml:2", "range_um"),
-    "no .cfg": ("microscope: {driver: micromanager, system_config: no.cfg}\n", "c.yaml:1", "no.cfg"),
-    "no recording": ("microscope: {driver: recorded, path: nowhere}\n", "c.yaml:1", "nowhere"),
+    "no .cfg": (
+        "microscope: {driver: micromanager, system_config: no.cfg}\npolicy: {name: focus.hold}\n",
+        "c.yaml:1",
+        "no.cfg",
+    ),
+    "no recording": (
+        "microscope: {driver: recorded, path: nowhere}\npolicy: {name: focus.hold}\n",
+        "c.yaml:1",
+        "nowhere",
+    ),
     "no specimen": ("microscope: {driver: simulated, simulation: {specimen: no.tif}}\n", "c.yaml", "no.tif"),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from parfocal import ParfocalError
+from parfocal.daemon.config import ConfigError
 from parfocal.daemon.journal import read_journal
 from parfocal.daemon.mda.autofocus import (
     AutofocusCancelled,
@@ -22,7 +23,25 @@ from parfocal.models.base import ScorerError
 
 @pytest.fixture
 def settings(tmp_path: Any) -> AutofocusSettings:
-    return AutofocusSettings(pixel_um=0.325, session=str(tmp_path / "s"), range_um=30.0)
+    optics = {"na": 0.75, "magnification": 20.0, "emission_nm": 520.0, "pixel_um": 0.325}
+    return AutofocusSettings(**optics, session=str(tmp_path / "s"), range_um=30.0)
+
+
+@pytest.mark.parametrize("given", [{}, {"emission_nm": 520.0}, {"na": 0.75}, {"magnification": 20.0}])
+def test_optics_that_nobody_gave_are_not_made_up(rig: Any, tmp_path: Any, given: dict[str, float]) -> None:
+    """An NA that is assumed turns every blur into a wrong distance, and nothing of it would show."""
+    rig.scene.z_um, rig.scene.focus_um = 2.0, 11.0
+    with pytest.raises(ConfigError, match=r"(optics are not known|NA alone).*emission_nm"):
+        SoftwareAutofocus()(rig.core, "Z", AutofocusSettings(session=str(tmp_path / "s"), **given))
+    assert (rig.scene.z_um, rig.scene.snaps, rig.oracle.started) == (2.0, 0, 0)
+    assert not (tmp_path / "s").exists()
+
+
+def test_optics_may_be_the_configurations(rig: Any, tmp_path: Any) -> None:
+    rig.scene.z_um, rig.scene.focus_um = 2.0, 11.0
+    config = {"microscope": {"objective": {"na": 0.75}, "emission_nm": 520, "pixel_um": 0.325}}
+    found = SoftwareAutofocus(config)(rig.core, "Z", AutofocusSettings(session=str(tmp_path / "s"), range_um=30.0))
+    assert found.succeeded
 
 
 def test_a_focus_is_found_and_told_about(rig: Any, settings: AutofocusSettings, tmp_path: Any) -> None:

@@ -16,7 +16,7 @@ from daemon_doubles import Bench
 
 from parfocal.daemon.replay.reader import SessionReader
 from parfocal.daemon.report.after import report_after
-from parfocal.daemon.report.events import story_of
+from parfocal.daemon.report.events import MoveRow, collapsed, story_of
 from parfocal.daemon.report.page import ReportError, as_json, render, write_report
 from parfocal.daemon.report.shadow import shadow_of
 from parfocal.daemon.requests import Order
@@ -245,3 +245,18 @@ def test_a_session_that_never_saw_a_frame(record_session: SessionMaker) -> None:
     words = Page(render(SessionReader(record_session(microscope=Bench(VirtualClock(), fault=fault))))).words
     assert "No frame was taken." in words
     assert "no camera at this address" in words
+
+
+def test_a_shadow_that_cannot_tell_the_side_says_so_once() -> None:
+    def row(index: int, reason: str, *, sided: bool = False, accepted: bool = True) -> MoveRow:
+        at_s = 10.0 * index
+        return MoveRow(index, at_s, "move", {"z_um": 5.0 + index}, reason, accepted, sided=sided, until_s=at_s)
+
+    look = "defocus \u00b119.{} um (sign unknown): look at z=5.4{} um"
+    moves = [row(n, look.format(n, n)) for n in range(5)]
+    moves += [row(5, "to the focus", sided=True), row(6, "to the focus", sided=True), row(7, look.format(1, 1))]
+    found = collapsed([*moves, row(8, look.format(1, 1), accepted=False)])
+    assert [(one.index, one.repeats, one.until_s) for one in found] == [
+        (0, 4, 40.0), (5, 0, 50.0), (6, 0, 60.0), (7, 0, 70.0), (8, 0, 80.0),
+    ]  # fmt: skip
+    assert [one.repeats for one in moves] == [0] * 8, "what happened stays as it was"

@@ -21,6 +21,7 @@ from daemon_doubles import Bench, Follow
 from parfocal.daemon.client import Client, RefusedError
 from parfocal.daemon.config_models import ServiceSection
 from parfocal.daemon.owner import ServingClock
+from parfocal.daemon.requests import Answer
 from parfocal.daemon.service import server as module
 from parfocal.daemon.service.errors import AddressTakenError
 from parfocal.daemon.service.messages import MAX_COMMAND_BYTES, Pause, Request, Safe, Status, encode, read_reply
@@ -241,6 +242,36 @@ def test_whoever_floods_waits_and_the_loop_does_not(live: LiveMaker, raw: Any, m
         flood.say(b"noise")
     assert rests == []
     running.finish()
+
+
+def test_a_flood_on_both_sockets_delays_nobody_else_by_more_than_a_few_breaths(
+    raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    service = Service(ServiceSection(bind="tcp://127.0.0.1:*"))
+    service.attach(lambda order: order.answer(Answer(True, "as you say")))
+    waited: list[int] = []
+    try:
+        flood, noise, operator = raw(service.address), raw(service.publish, zmq.XSUB), raw(service.address)
+        safe = Request(client="e" * 32, seq=1, sent_s=time.time(), command=Safe())
+        assert operator.say(encode(safe)).kind == "done"
+        monkeypatch.setattr(module, "time", _Resting(rests))
+        for number in range(10):
+            for _ in range(200):  # far more than is listened to until the next `safe`
+                flood.sock.send(b"noise", zmq.NOBLOCK)
+                noise.sock.send(b"noise", zmq.NOBLOCK)
+            seen = len(rests)
+            while len(rests) < seen + 2:
+                time.sleep(0.0001)
+            seen = len(rests)
+            assert operator.say(encode(safe.model_copy(update={"seq": 2 + number}))).kind == "done"
+            waited.append(len(rests) - seen)
+            while flood.sock.poll(0):
+                flood.sock.recv()
+    finally:
+        service.close()
+    assert max(rests) <= 2.0 * module.BREATH_S
+    assert sorted(waited)[len(waited) // 2] <= 3, waited
 
 
 class _Resting:

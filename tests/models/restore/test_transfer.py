@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parfocal.models.restore.base import Blur
-from parfocal.models.restore.transfer import PAD_MAX_PX, Canvas, transfers
-from parfocal.simulator.optics import Imager, Optics
+from parfocal.models.restore.transfer import PAD_MAX_PX, Canvas, _radial, transfers
+from parfocal.simulator.optics import Imager, Optics, RadialTransfer
 
 AIR = Optics()
 
@@ -58,3 +58,11 @@ def test_doubt_in_the_defocus_keeps_the_filter_from_dividing_by_nothing() -> Non
     zero = sure.square < 1e-6
     assert float(unsure.square[zero].mean()) > 3.0 * float(sure.square[zero].mean())
     assert torch.allclose(sure.square, sure.mean.abs() ** 2, atol=1e-3)
+
+
+def test_torch_and_numpy_give_one_transfer_function() -> None:
+    ours, theirs = _radial(), RadialTransfer(frequency_samples=513)
+    phases = np.stack([ours.phase(Optics(na=0.9), z) for z in (0.0, 1.0, 7.0)])
+    lit = np.linspace(1.0, 0.5, phases.shape[1]) * np.ones_like(phases)
+    assert np.allclose(ours(phases), theirs(phases), atol=1e-5)
+    assert np.allclose(ours(phases, lit), theirs(phases, lit), atol=1e-5)

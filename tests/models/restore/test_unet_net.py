@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from parfocal.models.restore.base import Blur
-from parfocal.models.restore.unet_net import CHANNELS, CONDITIONS, LOG_SD, RestoreNet, prepare
+from parfocal.models.restore.unet_net import (
+    CHANNELS,
+    CONDITIONS,
+    LOG_SD,
+    RestoreNet,
+    _added,
+    _shuffled,
+    _unshuffled,
+    prepare,
+)
 from tests.models.restore.test_deconvolution import OPTICS, frame_and_truth
 
 
@@ -29,12 +38,35 @@ def test_untrained_it_answers_with_richardson_lucy() -> None:
     assert float(log_sd.min()) > LOG_SD[0] and float(log_sd.max()) < LOG_SD[1]
 
 
-def test_one_frame_alone_gives_what_it_gives_among_others() -> None:
-    net, shown, told = network(), torch.rand(2, CHANNELS, 64, 96), torch.randn(2, CONDITIONS)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_one_frame_alone_gives_what_it_gives_among_others(memory: torch.memory_format) -> None:
+    net = network().to(memory_format=memory)  # type: ignore[call-overload]
+    shown, told = torch.rand(2, CHANNELS, 64, 96), torch.randn(2, CONDITIONS)
     with torch.inference_mode():
         together, alone = net(shown, told), net(shown[1:], told[1:])
     for several, one in zip(together, alone, strict=True):
         assert torch.allclose(several[1:], one, atol=1e-4)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pixels_are_moved_as_torchs_modules_move_them(dtype: torch.dtype, memory: torch.memory_format) -> None:
+    shown, planes = torch.rand(1, 3, 12, 20, dtype=dtype), torch.rand(1, 8, 6, 10, dtype=dtype)
+    fine, coarse = torch.rand(1, 5, 12, 20, dtype=dtype), torch.rand(1, 5, 6, 10, dtype=dtype)
+    shown, planes, fine, coarse = (one.to(memory_format=memory) for one in (shown, planes, fine, coarse))
+    assert torch.equal(_unshuffled(shown), torch.nn.functional.pixel_unshuffle(shown, 2))
+    assert torch.equal(_shuffled(planes), torch.nn.functional.pixel_shuffle(planes, 2))
+    expected = fine + torch.nn.functional.interpolate(coarse, scale_factor=2, mode="nearest")
+    assert torch.equal(_added(fine, coarse), expected)
+
+
+def test_one_frame_may_still_be_learned_from() -> None:
+    net, shown, told = network(), torch.rand(1, CHANNELS, 64, 64), torch.randn(1, CONDITIONS)
+    learned = net(shown, told)
+    learned[0].sum().backward()
+    assert all(p.grad is not None for p in net.up.parameters())
+    with torch.inference_mode():
+        assert torch.allclose(net(shown, told)[0], learned[0], atol=1e-4)
 
 
 def test_what_it_is_told_matters() -> None:
