@@ -57,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
             sys.stdout.write("\n".join(_markdown(found[name])) + "\n\n")
             sys.stdout.flush()
     if options.json:
-        from parfocal.models.training.tables import plain
+        from parfocal.models.training.card_tables import plain
 
         sys.stdout.write(json.dumps(plain(found), indent=1, allow_nan=False) + "\n")
     else:

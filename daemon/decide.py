@@ -23,7 +23,8 @@ log = structlog.get_logger()
 
 
 AHEAD_AFTER_S = 0.001
-"""A policy works ahead from so long after its frame went to the scorer; one that is scored sooner needs none of it."""
+"""A policy works ahead from so long after its frame went to the scorer. Not at once: the scorer, too, needs Python to
+begin, and whoever computes keeps it from others. A frame that is scored sooner needs none of it."""
 
 PolicyMaker = Callable[[Frame | None], tuple[Policy, Mapping[str, Any]]]
 
@@ -138,7 +139,6 @@ class Decider:
         frame = taken.frame
         settings = {name: float(value) for name, value in frame.settings.items()}
         time_s = middle_s(frame.start_s, frame.end_s)
-        # Not at once: the scorer, too, needs Python to begin, and whoever computes keeps it from others.
         ahead = asyncio.get_running_loop().call_later(AHEAD_AFTER_S, _work_ahead, self.policy, settings, time_s)
         try:
             raw, scoring_s = await self._wait(self._score, alive, self._timeout_s + 1.0, frame, meanwhile=meanwhile)

@@ -160,7 +160,7 @@ class GatedPolicy:
         self.reads = (*reads_of(policy), terms.model)
         self.off_loop = bool(getattr(policy, "off_loop", False))
         self._policy, self._gate = policy, QualityGate(terms)
-        for name in DELIBERATING:  # a policy whose suggestions take time offers them here too
+        for name in (*DELIBERATING, "expect"):  # a policy that takes time for suggestions, or works ahead, does so here
             if hasattr(policy, name):
                 setattr(self, name, getattr(policy, name))
         self._assessment: Assessment | None = None

@@ -12,6 +12,8 @@ from parfocal import UsageError
 from parfocal.models.precision import CHOICES
 from parfocal.models.training.arguments import FIELDS_HELP, count, need_file, need_folder
 
+TABLES_SEED = 2026
+
 
 def train_defocus(argv: Sequence[str]) -> int:
     """Train one of the two networks from seeds; weights, recipe and card go to ``--out``."""
@@ -31,6 +33,9 @@ def train_defocus(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--precision", choices=CHOICES, default="auto", help="auto: bfloat16 where hardware has it")
     parser.add_argument("--start-from", type=Path, help="weights to go on from (safetensors)")
+    parser.add_argument(
+        "--tables", action=argparse.BooleanOptionalAction, default=True, help="measure the card's tables at the end"
+    )
     options = parser.parse_args(list(argv))
     need_folder("--fields", options.fields)
     need_file("--start-from", options.start_from)
@@ -55,7 +60,17 @@ def train_defocus(argv: Sequence[str]) -> int:
     network = train(recipe, options.out)
     if options.architecture == "compact":
         publish(network, recipe, options.out, fields=options.fields)
+        if options.tables:
+            _into_card(options.out / "defocus.json", options.fields)
     return 0
+
+
+def _into_card(card: Path, fields: Path | None) -> None:
+    """Measure what `parfocal evaluate defocus` prints, and keep it with the weights that it is true of."""
+    from parfocal.models.training.card_tables import add_tables
+    from parfocal.models.training.tables import tables
+
+    add_tables(card, tables(fields=fields, stacks=None, yang=None, card=card, limit=None, seed=TABLES_SEED))
 
 
 def evaluate_defocus(argv: Sequence[str]) -> int:
@@ -66,7 +81,7 @@ def evaluate_defocus(argv: Sequence[str]) -> int:
     parser.add_argument("--yang", type=Path, help="weights of the paper's network, retrained (safetensors)")
     parser.add_argument("--card", type=Path, help="another card than the packaged one")
     parser.add_argument("--limit", type=count, help="at most so many fields of each kind")
-    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--seed", type=int, default=TABLES_SEED)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(list(argv))
     need_folder("--fields", options.fields)
@@ -75,7 +90,8 @@ def evaluate_defocus(argv: Sequence[str]) -> int:
         need_file("--stacks", options.stacks / "truth.csv")
     need_file("--yang", options.yang)
     need_file("--card", options.card)
-    from parfocal.models.training.tables import plain, render, tables
+    from parfocal.models.training.card_tables import plain
+    from parfocal.models.training.tables import render, tables
 
     found = tables(
         fields=options.fields, stacks=options.stacks, yang=options.yang, card=options.card, limit=options.limit,

@@ -25,8 +25,9 @@ def train_quality(argv: Sequence[str]) -> int:
     options = _train_parser().parse_args(list(argv))
     _folder("--fields", options.fields)
     _folder("--stacks", options.stacks)
+    from parfocal.models.training.card_tables import add_tables
     from parfocal.models.training.fields import SPLITS, check_fields
-    from parfocal.models.training.quality_publish import add_tables, publish
+    from parfocal.models.training.quality_publish import publish
     from parfocal.models.training.quality_recipe import QualityRecipe
     from parfocal.models.training.train_quality import train
 

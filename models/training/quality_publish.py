@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from parfocal import __version__
 from parfocal.models.base import ModelCard
-from parfocal.models.cards import load_card, save_card, save_weights
+from parfocal.models.cards import save_card, save_weights
 from parfocal.models.precision import settled
 from parfocal.models.quality_labels import LabelScale
 from parfocal.models.training.degradations import ARTEFACTS
@@ -76,12 +76,6 @@ def name_of(recipe: QualityRecipe) -> str:
     return "quality_student" if recipe.network == "student" else f"quality_{recipe.target}"
 
 
-def add_tables(path: Path, tables: Mapping[str, Any]) -> None:
-    """Put the tables of `parfocal evaluate quality` into a card; what could not be measured becomes null."""
-    card = load_card(path)
-    save_card(replace(card, measured={**card.measured, "tables": _plain(tables)}), path)
-
-
 def calibration(said: Said, target: str, scale: LabelScale) -> dict[str, list[float]]:
     """Root mean square error of the values shown, in bins of as many images each, by the value.
 
@@ -136,11 +130,3 @@ def _training(trained: Trained) -> dict[str, Any]:
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:
     return [round(float(value), 5) for value in values]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -51,8 +51,8 @@ def evaluate_restore(argv: Sequence[str]) -> int:
         figure(made, seed=options.seed).save(options.figure, optimize=True)
         sys.stdout.write(f"{options.figure}\n")
         return 0
+    from parfocal.models.training.card_tables import plain
     from parfocal.models.training.restore_report import Plan, measure, render
-    from parfocal.models.training.tables import plain
 
     plan = Plan(
         options.fields, options.stacks, options.fields_count, options.size_px, options.bad_count, options.seed

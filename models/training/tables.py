@@ -153,15 +153,6 @@ def render(found: Mapping[str, Any]) -> str:
     return "\n".join(lines).strip()
 
 
-def plain(value: Any) -> Any:
-    """Tables as JSON has them: a mean over nothing (NaN) is null."""
-    if isinstance(value, Mapping):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def _row(peer: str, photons: str, row: Mapping[str, Any]) -> str:
     keys = ("images", "abstained", "level_within_1", "mean_error_px", "cover50", "cover90")
     return f"| {peer} | {photons} | " + " | ".join(f"{row[key]:g}" for key in keys) + " |"

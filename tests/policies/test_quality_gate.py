@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from parfocal.models.base import Assessment
 from parfocal.policies import make_policy
 from parfocal.policies.base import Action, Change, Finish, Hold, Observation, PolicyError
+from parfocal.policies.focus.hold import HoldPolicy
 from parfocal.policies.quality_gate import GatedPolicy, GateTerms, QualityGate
 
 SETTLED = Hold("in focus", {"focused": 1.0})
@@ -132,3 +133,16 @@ def test_a_checkpoint_of_another_is_refused() -> None:
         policy.restore(make_policy("focus.hold").checkpoint())
     with pytest.raises(PolicyError, match="gate's checkpoint"):
         policy.restore({**policy.checkpoint(), "gate": {"bda": 1}})
+
+
+def test_a_gated_policy_works_ahead_if_it_can() -> None:
+    expected: list[float] = []
+
+    class Ahead(HoldPolicy):
+        def expect(self, settings: Mapping[str, float], time_s: float) -> None:
+            expected.append(time_s)
+
+    gated = GatedPolicy(Ahead({}), GateTerms(below=0.5))
+    gated.expect({"z_um": 0.0}, 7.0)  # type: ignore[attr-defined]
+    assert expected == [7.0]
+    assert not hasattr(GatedPolicy(HoldPolicy({}), GateTerms(below=0.5)), "expect")

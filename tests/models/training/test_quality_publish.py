@@ -16,8 +16,9 @@ from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import PaperQualityNet
 from parfocal.models.quality_student import StudentQualityNet
 from parfocal.models.training import quality_publish
+from parfocal.models.training.card_tables import add_tables
 from parfocal.models.training.quality_measures import Said
-from parfocal.models.training.quality_publish import add_tables, calibration, publish
+from parfocal.models.training.quality_publish import calibration, publish
 from parfocal.models.training.quality_recipe import QualityRecipe
 from parfocal.models.training.train_quality import Trained
 from tests.models.training.test_fields import field, write

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from parfocal.models.restore.base import Blur
 from parfocal.models.training import restore_figure, restore_report
+from parfocal.models.training.card_tables import plain
 from parfocal.models.training.evaluate_restore import Peers, peers
 from parfocal.models.training.restore_figure import GAP_PX, PANEL_PX, SHOWN, figure
 from parfocal.models.training.restore_refusals import KINDS
 from parfocal.models.training.restore_report import Plan, measure, render
 from parfocal.models.training.restore_stacks import FAR_FOLDER, FAR_KIND
-from parfocal.models.training.tables import plain
 from parfocal.simulator.optics import Optics
 
 

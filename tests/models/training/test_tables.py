@@ -16,9 +16,10 @@ from parfocal import UsageError
 from parfocal.models import yang2018
 from parfocal.models.base import Assessment
 from parfocal.models.training import tables as made
+from parfocal.models.training.card_tables import plain
 from parfocal.models.training.evaluate_defocus import Case, procedural_objects
 from parfocal.models.training.fields import split_of
-from parfocal.models.training.tables import by_photons, plain, render, tables
+from parfocal.models.training.tables import by_photons, render, tables
 from parfocal.simulator.optics import PIXELS_PER_LEVEL, Imager, Optics
 from parfocal.simulator.specimens import make_specimen
 

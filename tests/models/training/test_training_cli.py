@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_a_training_is_the_recipe_of_its_options_and_is_published(calls: Calls, 
     start.touch()
     given = ["--chunks", "3", "--size-px", "192", "--batch", "4", "--seed", "8", "--workers", "0", "--device", "cpu"]
     given += ["--fields", str(fields), "--start-from", str(start), "--out", str(tmp_path / "new")]
-    assert train_command(given) == 0
+    assert train_command([*given, "--no-tables"]) == 0
     (first, (recipe, out)), (second, (same, there, told)) = calls
     assert (first, second) == ("train", "publish")
     assert (recipe.architecture, recipe.chunks, recipe.size_px, recipe.batch) == ("compact", 3, 192, 4)
@@ -160,8 +161,20 @@ def test_an_evaluation_in_json_is_json_even_where_nothing_was_counted(
     assert len(calls) == 1
 
 
+def test_a_card_keeps_the_tables_of_its_own_weights(calls: Calls, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    out.mkdir()
+    shutil.copy(packaged_card_path("defocus"), out / "defocus.json")
+    assert train_command(["--out", str(out)]) == 0
+    assert [name for name, _ in calls] == ["train", "publish", "tables"]
+    assert calls[2][1]["card"] == out / "defocus.json"
+    held = load_card(out / "defocus.json").measured["tables"]
+    assert held["empty fields abstained"] == 0.5
+    assert held["fields"]["compact"]["all"]["abstained"] is None
+
+
 def test_what_is_not_given_is_as_the_shipped_weights_were_trained(calls: Calls, tmp_path: Path) -> None:
-    assert train_command(["--out", str(tmp_path / "new")]) == 0
+    assert train_command(["--out", str(tmp_path / "new"), "--no-tables"]) == 0
     recipe = calls[0][1][0]
     card = load_card(packaged_card_path("defocus")).training
     names = ("architecture", "chunks", "chunk_examples", "passes", "batch", "learning_rate", "seed", "size_px")
