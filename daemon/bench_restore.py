@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from parfocal.daemon.bench_speed import timed
 from parfocal.models.restore import make_restorer
 from parfocal.models.restore.base import Blur, Restorer
 from parfocal.models.training.evaluate_restore import WEIGHED, Peers, peers
+from parfocal.models.training.restore_cost import DEFOCUS_UM, OPTICS, SIDE_PX, frame, work_gmac
 from parfocal.models.training.restore_report import Plan, measure
-from parfocal.simulator.optics import Imager, Optics
-from parfocal.simulator.specimens import make_specimen
 
-SIDE_PX, REPEATS = 512, 7
-OPTICS, DEFOCUS_UM = Optics(), 5.0
+REPEATS = 7
 COLUMNS = (
     "images", "refused", "psnr", "ssim", "pcc", "gain", "ssim_higher", "over_filters", "over_filter_means",
     "spots_false", "spots_false_identity", "nuclei_false", "nuclei_false_identity", "sd_pixels_median",
@@ -48,35 +41,6 @@ def restore(options: argparse.Namespace) -> dict[str, Any]:
     rows += [[f"{method}: no weights", *blank] for method in made.absent]
     rows += [[name, *blank[:-3], *cost] for name, cost in [*_blur_cost(), *_gpu_costs(made, cards)]]
     return {"title": "Restoring", "columns": TITLES, "rows": rows, "notes": [*_notes(found, made), *_less_work(rows)]}
-
-
-def frame(seed: int = 1) -> NDArray[np.uint16]:
-    """A frame of 512 px out of focus, to be timed on."""
-    specimen = make_specimen("nuclei", (SIDE_PX, SIDE_PX), pixel_um=OPTICS.pixel_um, seed=seed)
-    image = Imager(OPTICS, (SIDE_PX, SIDE_PX)).image(specimen, DEFOCUS_UM)
-    return np.random.default_rng(seed).poisson(image * 1000 + 20).astype(np.uint16)
-
-
-def work_gmac(call: Callable[[], Any]) -> float:
-    """Multiplications with their additions that a call makes in torch, in thousand millions.
-
-    Convolutions and matrix products are counted as they are, a real Fourier transform of n numbers as ``1.25 n log2 n``
-    (half of the usual ``2.5 n log2 n`` operations). What is done pixel by pixel, and in numpy, is not counted.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    def transform(shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return int(2.5 * math.prod(shape) * math.log2(max(2.0, float(math.prod(shape[-2:])))))
-
-    def back(shape: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return int(2.5 * math.prod(out_shape) * math.log2(max(2.0, float(math.prod(out_shape[-2:])))))
-
-    aten = torch.ops.aten
-    ffts = {aten._fft_r2c: transform, aten._fft_c2r: back}  # noqa: SLF001 - operators have no other names
-    with FlopCounterMode(display=False, custom_mapping=ffts) as counter:
-        call()
-    return float(counter.get_total_flops()) / 2e9
 
 
 def _cost(restorer: Restorer) -> list[float]:

@@ -28,7 +28,7 @@ def costs(restorers: Mapping[str, Restorer]) -> dict[str, dict[str, float]]:
     The blur is known. No time is told of a network on a GPU, nor of the peer's, which takes seconds and is asked by
     nobody.
     """
-    shown, blur = _frame(), Blur(OPTICS, DEFOCUS_UM, 0.1)
+    shown, blur = frame(), Blur(OPTICS, DEFOCUS_UM, 0.1)
     found: dict[str, dict[str, float]] = {}
     for name, restorer in restorers.items():
         if name not in WEIGHED:
@@ -82,8 +82,8 @@ def _on_cpu(restorer: Restorer) -> bool:
     return str(describe().get("device", "cpu")).startswith("cpu")
 
 
-def _frame(seed: int = 1) -> NDArray[np.uint16]:
-    """A frame out of focus, to be timed on."""
+def frame(seed: int = 1) -> NDArray[np.uint16]:
+    """A frame of `SIDE_PX` out of focus, to be timed on."""
     specimen = make_specimen("nuclei", (SIDE_PX, SIDE_PX), pixel_um=OPTICS.pixel_um, seed=seed)
     image = Imager(OPTICS, (SIDE_PX, SIDE_PX)).image(specimen, DEFOCUS_UM)
     return np.random.default_rng(seed).poisson(image * 1000 + 20).astype(np.uint16)
