@@ -20,7 +20,7 @@ from parfocal.models.defocus_patches import neighbours, patch_values
 from parfocal.models.defocus_posterior import Posterior
 from parfocal.models.defocus_trunk import CellTrunk
 from parfocal.models.defocus_views import TILE_PX, TOGETHER, Looker, View
-from parfocal.models.emptiness import content
+from parfocal.models.emptiness import content, unevenness
 from parfocal.models.folding import fold_batch_norm
 from parfocal.models.metrics.planes import Planes
 from parfocal.models.saturation import saturated_share
@@ -37,6 +37,9 @@ FINE_TILES, FINER_TO_PX = 8, 20.0
 """So many tiles of a large frame are looked at unbinned, where its blur is below so many pixels."""
 MIN_CONTRAST = 1.2
 """Contrast over that of noise alone from which there is something in a frame, whatever the network says."""
+MIN_EXCESS, MIN_SHARE = 4.0, 0.15
+"""Coarse energy over that of noise, in its standard deviations, and its share beside a shade's, from which it is
+believed what a coarse view shows far out of focus."""
 COARSER_FROM_PX, COARSER_TO_PX = 36.0, 20.0
 """Blur beyond the first is looked at again in a binned frame, by so much that it shrinks to about the second."""
 MAX_LOG2_CUTOFF = 2.2
@@ -203,7 +206,8 @@ class DefocusModel:
 
         A network shown a coarse view takes a shade for a specimen far out of focus, and sparse points in focus for hot
         pixels: far answers of the coarse view, and near ones that the network itself doubts, need contrast that noise,
-        hot pixels and the shade of a lamp do not explain.
+        hot pixels and the shade of a lamp do not explain. Of a dim specimen far out of focus that contrast is all in
+        its coarsest parts.
         """
         look = self._look(frame, known, binning)
         if look.signal >= self._signal_from:
@@ -213,7 +217,8 @@ class DefocusModel:
             return replace(look, signal=self._signal_from)
         if self._may_bin(frame, known, 2 * binning):
             coarser = self._look(frame, known, 2 * binning)
-            if coarser.signal >= self._signal_from and (structured or coarser.median_px <= COARSER_FROM_PX):
+            near = structured or coarser.median_px <= COARSER_FROM_PX
+            if coarser.signal >= self._signal_from and (near or _uneven(frame)):
                 return coarser
         return look
 
@@ -285,6 +290,12 @@ def _structured(frame: NDArray[Any]) -> bool:
     """Whether anything but noise and uneven light is in the frame: lamps and lenses shade as a square of the radius."""
     held = content(Planes(frame[None]), MIN_CONTRAST, integer=frame.dtype.kind in "ui", illumination_order=2)
     return bool(held.contrast[0] > held.threshold[0])
+
+
+def _uneven(frame: NDArray[Any]) -> bool:
+    """Whether there is anything coarse in the frame but uneven light, as of a dim specimen far out of focus."""
+    found = unevenness(Planes(frame[None]))
+    return bool(found.excess[0] > MIN_EXCESS) and bool(found.share[0] > MIN_SHARE)
 
 
 def _unless_auto(asked: str | None, ours: str) -> str:

@@ -13,8 +13,12 @@ from parfocal.models.metrics.planes import Planes
 
 BIN_PX = 8
 ILLUMINATION_ORDER = 6
+COARSE_BINS, SHADE_ORDER = 16, 4
 # Median of abs(N(0, 6 sigma)), the response of Immerkaer's noise kernel (norm 6) to white noise.
 _KERNEL_MEDIAN = 0.6744897501960817 * 6
+_KERNEL_NORM = 6
+# Relative variance of the mean square of n responses to white noise, times n: neighbours share pixels.
+_KERNEL_LOSS = 2 * (35 / 18) ** 2
 _SUBSAMPLE = 4
 
 
@@ -71,6 +75,52 @@ def content(
     expected = noise / np.sqrt(BIN_PX**2 - 2)
     contrast = torch.where(expected > 0, spread / expected, torch.where(spread > 0, torch.inf, 0.0))
     return Content(contrast, torch.full_like(contrast, min_contrast + 3 * (2 * freedom) ** -0.5), noise)
+
+
+@dataclass(frozen=True)
+class Unevenness:
+    """What is coarse in a batch of frames and no shade of a lamp or lens; both of shape (n,), float64.
+
+    Parameters
+    ----------
+    excess : Tensor
+        Energy over that of noise alone, in standard deviations of the latter.
+    share : Tensor
+        Of the energy that the frame has in all at this scale, noise apart: of a shade next to nothing is left, however
+        bright the frame and however surely one sees it; of a specimen far out of focus a third or more.
+    """
+
+    excess: Tensor
+    share: Tensor
+
+
+def unevenness(planes: Planes) -> Unevenness:
+    """Measure what is left of each frame, in some sixteen by sixteen bins, once a shade has been taken off.
+
+    A specimen far out of focus has all that is left of it at scales of its blur, where the noise of a pixel averages
+    out and a lamp's shade lies as well. The shade is a polynomial of degree `SHADE_ORDER`. What noise alone would give
+    is told by the bins of 8 px beside each other, so that noise that is not the same in all pixels is counted rightly;
+    what few bins tell of it badly counts in the standard deviation.
+    """
+    bins = _bins(planes).to(torch.float64)
+    second = bins[:, :-2] - 2 * bins[:, 1:-1] + bins[:, 2:]
+    second = second[:, :, :-2] - 2 * second[:, :, 1:-1] + second[:, :, 2:]
+    side = max(1, min(bins.shape[1:]) // COARSE_BINS)
+    # Of what has no noise, what is left is the rounding of the arithmetic.
+    rounding = (1e-9 * bins.abs().flatten(1).amax(1)).square()
+    variance = torch.maximum(second.square().mean((1, 2)) / (_KERNEL_NORM**2 * side**2), rounding)
+    rows, columns = (count // side for count in bins.shape[1:])
+    cut = bins[:, : rows * side, : columns * side]
+    coarse = cut.reshape(-1, rows, side, columns, side).mean(dim=(2, 4)).flatten(1)
+    basis = _illumination(rows, columns, SHADE_ORDER)
+    left = (coarse - (coarse @ basis) @ basis.T).square().sum(1)
+    whole = (coarse - coarse.mean(1, keepdim=True)).square().sum(1)
+    freedom = coarse.shape[1] - basis.shape[1]
+    over = left - freedom * variance
+    least = torch.finfo(torch.float64).tiny
+    share = over / (whole - (coarse.shape[1] - 1) * variance).clamp(min=least)
+    sd = (2 * freedom + freedom**2 * _KERNEL_LOSS / second[0].numel()) ** 0.5
+    return Unevenness(over / (variance * sd).clamp(min=least), share.clamp(0.0, 1.0))
 
 
 def pixel_noise(planes: Planes) -> Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 from parfocal.models.base import ModelCard, ModelError
 from parfocal.models.cards import load_into
 from parfocal.models.folding import fold_batch_norm
+from parfocal.models.metrics.markers import MARKER_NAMES, markers
 from parfocal.models.precision import has_bfloat16
 from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import FoldedPaperNet, PaperQualityNet, QualityOutput, covering, gathered, patches_of
@@ -77,13 +78,14 @@ class QualityNetwork:
     def judge(self, frames: NDArray[Any]) -> Iterator[Said]:
         """Judge raw frames (n, h, w), one after the other: the answer does not depend on its neighbours."""
         for frame in frames:
-            images, share = covering(self._scaling(frame[None]))
+            scaled = self._scaling(frame[None])
+            images, share = covering(scaled)
             if self._paper:
                 (target,) = self.labels
                 quality, weight = self._runner.run(patches_of(images))
                 found = {target: gathered(quality, weight, images)}
             else:
-                maps, logits = self._runner.run(images)
+                maps, logits = self._runner.run(images, markers(scaled[:, 0]))
                 said = outputs(maps, logits)
                 found = {target: said[target] for target in self.labels}
             if float(share.min()) < 1.0:
@@ -98,6 +100,8 @@ def load_network(card: ModelCard, path: Path) -> nn.Module:
     if card.input.get("scaling") not in SCALINGS:
         raise ModelError(f"{path} does not say how frames are scaled: 'input' needs 'scaling', {' or '.join(SCALINGS)}")
     network: nn.Module = ARCHITECTURES[card.architecture]()
+    if card.architecture == "StudentQualityNet" and tuple(card.input.get("markers", ())) != MARKER_NAMES:
+        raise ModelError(f"{path}: it was trained on other markers than this version measures; train it again")
     load_into(network, card, path)  # kept in half precision, used in single
     return network.eval()
 

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from parfocal.models.artefacts import ARTEFACTS, HIDDEN, Classifier
 from parfocal.models.cell_moments import CellMoments
+from parfocal.models.metrics.markers import MARKERS, markers
 from parfocal.models.quality_net import PATCH_PX, QualityOutput, weighted_mean
 
 TARGETS = ("frc", "mm")
-ARTEFACT_CLASSES = 6
 RINGS = 18
 """Rings of frequency of a patch's power spectrum, one cycle a patch wide; the last holds the corners."""
+COARSE = 4
+"""Pixels along a side that are averaged for the coarse spectra, whose windows are as many patches wide."""
 MAX_LOG_WEIGHT = 8.0
 BAND_PX = 64
 """Rows that are squared at a time: a multiple of every patch's side in a map."""
@@ -26,11 +29,12 @@ class StudentQualityNet(nn.Module):
     """Quality, weight and artefact of frames of any size from 32 px, whole frames at a time.
 
     Noise, blur and FRC are facts about spectra: each patch of 32 px is described by its power in rings of frequency, by
-    first and second moments of the channels of a convolutional trunk that halves the resolution five times (as in the
-    defocus network), and by its mean and extremes. Vignetting is a fact about the whole frame: embeddings of the
-    patches are pooled against low polynomials of their place, together with the frame's mean spectrum; the context made
-    of that names the artefact and is fed back to the head that judges every patch. A frame's score is the weighted mean
-    of its patches, as in the paper.
+    the same of a window of 128 px about it, in which alone two strong blurs differ, by first and second moments of the
+    channels of a convolutional trunk that halves the resolution five times (as in the defocus network), and by its mean
+    and extremes. Vignetting is a fact about the whole frame: embeddings of the patches are pooled against low
+    polynomials of their place, together with the frame's mean spectrum; the context made of that, and of what the
+    markers of the whole frame say (see `metrics.markers`), names the artefact and is fed back to the head that judges
+    every patch. A frame's score is the weighted mean of its patches, as in the paper.
     """
 
     def __init__(self, width: int = 128, context: int = 64) -> None:
@@ -43,7 +47,7 @@ class StudentQualityNet(nn.Module):
             inputs = outputs
         self.stages = nn.ModuleList(stages)
         self.spectrum = PatchSpectrum()
-        features = 2 * sum(_FILTERS[:-1]) + _FILTERS[-1] + RINGS + _STATISTICS
+        features = 2 * sum(_FILTERS[:-1]) + _FILTERS[-1] + RINGS + _STATISTICS + RINGS
         self.embed = nn.Sequential(nn.BatchNorm2d(features), nn.Conv2d(features, width, 1), nn.ReLU(inplace=True))
         self.summary = nn.Conv2d(width, 48, 1)
         pooled = 48 * (_BASIS + 1) + RINGS
@@ -51,27 +55,35 @@ class StudentQualityNet(nn.Module):
             nn.BatchNorm1d(pooled), nn.Linear(pooled, 128), nn.ReLU(inplace=True),
             nn.Linear(128, context), nn.ReLU(inplace=True),
         )  # fmt: skip
-        self.artefact = nn.Linear(context, ARTEFACT_CLASSES)
-        self.told = nn.Linear(context, width)
+        self.measured = MarkerBranch()
+        self.artefact = nn.Linear(context + HIDDEN, len(ARTEFACTS))
+        self.told = nn.Linear(context + HIDDEN, width)
         self.local = nn.Conv2d(width, width, 1)
         self.judge = nn.Conv2d(width, 2 * len(TARGETS), 1)
+        self.whole = nn.Linear(context + HIDDEN, len(TARGETS))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (n, 4, rows, columns) and artefact logits (n, 6) of scaled frames (n, 1, h, w).
 
-        The maps are quality of every target of `TARGETS`, then the logarithm of its weight.
+        `measured` (n, MARKERS) are the markers of the same frames, of all their pixels. The maps are quality of every
+        target of `TARGETS`, then the logarithm of its weight.
         """
         rows, columns = images.shape[2] // PATCH_PX, images.shape[3] // PATCH_PX
         images = images[:, :, : rows * PATCH_PX, : columns * PATCH_PX]
-        power = self.spectrum(images)
-        embedding = self.embed(torch.cat([*self._trunk(images), torch.log(power), *_statistics(images)], dim=1))
-        context = self.frame(self._pooled(embedding, power))
+        power, coarse = self.spectrum(images), self.spectrum.coarse(images)
+        seen = [*self._trunk(images), torch.log(power), *_statistics(images), torch.log(coarse)]
+        embedding = self.embed(torch.cat(seen, dim=1))
+        context = torch.cat(
+            [self.frame(self._pooled(embedding, power)).float(), self.measured(measured).float()], dim=1
+        )
         hidden = torch.relu(self.local(embedding) + self.told(context)[:, :, None, None])
-        return self.judge(hidden).float(), self.artefact(context).float()
+        maps, whole = self.judge(hidden).float(), self.whole(context).float()
+        quality = maps[:, : len(TARGETS)] + whole[:, :, None, None]
+        return torch.cat([quality, maps[:, len(TARGETS) :]], dim=1), self.artefact(context).float()
 
     def outputs(self, images: Tensor) -> dict[str, QualityOutput]:
-        """Judge whole frames (n, 1, h, w): one output a target."""
-        return outputs(*self(images))
+        """Judge whole scaled frames (n, 1, h, w): one output a target."""
+        return outputs(*self(images, markers(images[:, 0])))
 
     def _trunk(self, images: Tensor) -> list[Tensor]:
         """Moments of every stage over the patches; of the last, whose pixels are the patches, the values."""
@@ -104,6 +116,32 @@ def outputs(maps: Tensor, logits: Tensor) -> dict[str, QualityOutput]:
     return found
 
 
+class MarkerBranch(nn.Module):
+    """What the markers of a whole frame say, (n, HIDDEN): the layers below the last of an artefact classifier."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(MARKERS))
+        self.register_buffer("sd", torch.ones(MARKERS))
+        self.layers = nn.Sequential(nn.Linear(MARKERS, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, HIDDEN), nn.SiLU())
+
+    def begin_as(self, classifier: Classifier) -> None:
+        """Start where a trained classifier of the same markers ended."""
+        self.mean.copy_(classifier.mean)
+        self.sd.copy_(classifier.sd)
+        self.layers.load_state_dict(
+            {f"{i}.{key}": value for i in (0, 2) for key, value in classifier.layers[i].state_dict().items()}
+        )
+
+    def forward(self, measured: Tensor) -> Tensor:
+        """Hidden units of markers (n, MARKERS), which are held within what was trained on."""
+        found: Tensor = self.layers(((measured - self.mean) / self.sd).clamp(-5.0, 5.0))
+        return found
+
+
 class PatchSpectrum(nn.Module):
     """Power of every patch in rings of frequency, by two matrix products: any runtime has those."""
 
@@ -130,17 +168,35 @@ class PatchSpectrum(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """From (n, 1, h, w) to (n, RINGS, h // 32, w // 32), in the frame's variance; at least 1e-8."""
-        kind = images.device.type
-        if torch.is_autocast_enabled(kind):
-            # The rounding of bfloat16 would drown what little power a clean image has at high frequencies.
-            with torch.autocast(kind, enabled=False):
-                return self._power(images)
-        return self._power(images)
-
-    def _power(self, images: Tensor) -> Tensor:
         n, _, height, width = images.shape
         rows, columns = height // PATCH_PX, width // PATCH_PX
         patches = images.float().reshape(n, rows, PATCH_PX, columns, PATCH_PX).permute(0, 1, 3, 2, 4)
+        return self._power(patches)
+
+    def coarse(self, images: Tensor) -> Tensor:
+        """The same of windows of `COARSE` patches a side about every patch, of pixels `COARSE` times as wide.
+
+        A strong blur leaves nothing in the rings of a patch but the first; here it is several rings wide. Beyond the
+        frame its border goes on.
+        """
+        n, _, height, width = images.shape
+        rows, columns = height // PATCH_PX, width // PATCH_PX
+        step, margin = PATCH_PX // COARSE, (PATCH_PX - PATCH_PX // COARSE) // 2
+        binned = functional.avg_pool2d(images.float(), COARSE)
+        padded = functional.pad(binned, (margin, margin, margin, margin), mode="replicate")
+        windows = functional.unfold(padded, PATCH_PX, stride=step).transpose(1, 2)
+        return self._power(windows.reshape(n, rows, columns, PATCH_PX, PATCH_PX))
+
+    def _power(self, patches: Tensor) -> Tensor:
+        kind = patches.device.type
+        if torch.is_autocast_enabled(kind):
+            # The rounding of bfloat16 would drown what little power a clean image has at high frequencies.
+            with torch.autocast(kind, enabled=False):
+                return self._rings(patches)
+        return self._rings(patches)
+
+    def _rings(self, patches: Tensor) -> Tensor:
+        n, rows, columns = patches.shape[:3]
         centred = (patches - patches.mean(dim=(3, 4), keepdim=True)) * self.taper
         half = PATCH_PX // 2 + 1
         lines = (centred.reshape(-1, PATCH_PX, PATCH_PX) @ self.across).reshape(-1, PATCH_PX, 2, half)

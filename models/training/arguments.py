@@ -17,6 +17,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> float:
+    """A finite number above 0, as an argument's ``type``; raises `argparse.ArgumentTypeError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0 (got {text})")
+    return value
+
+
 def need_folder(option: str, path: Path | None) -> None:
     """Raise `UsageError` if a folder was named that is not there."""
     if path is not None and not path.is_dir():

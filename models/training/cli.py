@@ -10,7 +10,7 @@ from pathlib import Path
 
 from parfocal import UsageError
 from parfocal.models.precision import CHOICES
-from parfocal.models.training.arguments import FIELDS_HELP, count, need_file, need_folder
+from parfocal.models.training.arguments import FIELDS_HELP, count, need_file, need_folder, positive
 
 TABLES_SEED = 2026
 
@@ -23,7 +23,9 @@ def train_defocus(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/defocus"))
     parser.add_argument("--chunks", type=count, default=300, help="of new examples (default %(default)s)")
     parser.add_argument("--chunk-examples", type=count, default=256, help="made at a time (default %(default)s)")
-    parser.add_argument("--passes", type=count, default=2, help="how often one is learnt from (default %(default)s)")
+    parser.add_argument(
+        "--passes", type=positive, default=2.0, help="how often one is learnt from (default %(default)s)"
+    )
     parser.add_argument("--size-px", type=count, default=256, help="side of the examples (default %(default)s)")
     parser.add_argument("--batch", type=count, default=32, help="examples a step (default %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)

@@ -16,7 +16,9 @@ from parfocal.models.quality_net import PATCH_PX
 from parfocal.models.training.quality_recipe import scaled
 
 Chunk = Mapping[str, NDArray[Any]]
-KEYS = ("counts", "artefact", "level", "frc", "frc_censored", "mm", "frc_rows", "frc_rows_censored", "mm_rows")
+KEYS = (
+    "counts", "artefact", "level", "frc", "frc_censored", "mm", "frc_rows", "frc_rows_censored", "mm_rows", "ladder",
+)  # fmt: skip
 VIGNETTING = 5
 """Index of the one artefact that is of a whole frame: no part of such a frame shows it by itself."""
 
@@ -38,12 +40,28 @@ class ImageBuffer:
             self._chunks[self._next] = held
             self._next = (self._next + 1) % self._capacity
 
-    def draw(self, size: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """So many images at random from all chunks held."""
-        which = rng.integers(len(self._chunks), size=size)
-        rows = [int(rng.integers(len(self._chunks[chunk]["mm"]))) for chunk in which]
-        pairs = list(zip(which, rows, strict=True))
-        return {key: np.stack([self._chunks[chunk][key][row] for chunk, row in pairs]) for key in KEYS}
+    def draw(self, size: int, rng: np.random.Generator, *, ladders: int = 0) -> dict[str, NDArray[Any]]:
+        """So many images at random from all chunks held; the last ones are so many whole ladders, where there are any.
+
+        ``ladder`` numbers those; of an image drawn by itself it is -1.
+        """
+        together = [self._ladder(rng) for _ in range(ladders)]
+        alone = size - sum(map(len, together))
+        which = rng.integers(len(self._chunks), size=alone)
+        pairs = [(int(chunk), int(rng.integers(len(self._chunks[chunk]["mm"])))) for chunk in which]
+        pairs += [pair for rungs in together for pair in rungs]
+        found = {key: np.stack([self._chunks[chunk][key][row] for chunk, row in pairs]) for key in KEYS}
+        numbers = [np.full(len(rungs), number) for number, rungs in enumerate(together)]
+        return found | {"ladder": np.concatenate([np.full(alone, -1), *numbers])}
+
+    def _ladder(self, rng: np.random.Generator) -> list[tuple[int, int]]:
+        """Chunk and row of each image of some ladder; none if the chunk drawn has no ladder."""
+        chunk = int(rng.integers(len(self._chunks)))
+        ladder = self._chunks[chunk]["ladder"]
+        if ladder.max() < 0:
+            return []
+        rows = np.flatnonzero(ladder == rng.integers(ladder.max() + 1))
+        return [(chunk, int(row)) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,7 @@ class QualityBatch:
     """Scaled frames (n, 1, h, w) and, by target, z-scored labels (n, rows, columns) of the image each patch is from.
 
     `censored` likewise, boolean; `artefact` and its `level` (n,); `unmixed` (n,), whether a frame is all of one image
-    and one level.
+    and one level; `ladder` (n,), which frames are levels of one artefact on one specimen, or -1.
     """
 
     images: Tensor
@@ -60,6 +78,7 @@ class QualityBatch:
     artefact: Tensor
     level: Tensor
     unmixed: Tensor
+    ladder: Tensor
 
 
 def make_batch(
@@ -87,7 +106,8 @@ def make_batch(
     artefact = torch.from_numpy(drawn["artefact"].astype(np.int64)).to(device)
     one = torch.from_numpy(np.ptp(drawn["mm_rows"], axis=1) == 0).to(device)
     level = torch.from_numpy(np.asarray(drawn["level"], dtype=np.float32)).to(device)
-    batch = QualityBatch(images, z, censored, artefact, level, one)
+    ladder = torch.from_numpy(np.asarray(drawn["ladder"], dtype=np.int64)).to(device)
+    batch = QualityBatch(images, z, censored, artefact, level, one, ladder)
     count = int(rng.binomial(n, mixed)) if n > 1 else 0
     return _mix(batch, count, rng) if count else batch
 
@@ -124,7 +144,7 @@ def _mix(batch: QualityBatch, count: int, rng: np.random.Generator) -> QualityBa
 
     return QualityBatch(
         torch.where(pixel, images.roll(-1, 0), images), joined(batch.labels), joined(batch.censored), batch.artefact,
-        batch.level, batch.unmixed & ~patch.flatten(1).any(dim=1),
+        batch.level, batch.unmixed & ~patch.flatten(1).any(dim=1), batch.ladder,
     )  # fmt: skip
 
 

@@ -35,7 +35,8 @@ def train_quality(argv: Sequence[str]) -> int:
         network=options.network, target=_target(options), scaling=options.scaling, mm_form=options.mm_form,
         chunks=options.chunks, chunk_images=options.images, passes=options.passes, batch=options.batch,
         patches=options.patches, learning_rate=options.learning_rate, mixed=options.mixed, graded=options.graded,
-        order=options.order, heads_only=options.heads_only, teachers=tuple(map(str, options.teacher)),
+        order=options.order, ladders=options.ladders, heads_only=options.heads_only,
+        teachers=tuple(map(str, options.teacher)),
         seed=options.seed, size_px=options.size_px,
         procedural=options.procedural, fields=str(options.fields) if options.fields else None,
         workers=options.workers, threads=options.threads, device=options.device, precision=options.precision,
@@ -132,6 +133,7 @@ def _train_parser() -> argparse.ArgumentParser:
     add("--mixed", type=float, default=0.25, help="share of the student's frames made of two")
     add("--graded", type=float, default=0.25, help="share of its blurred and noisy images that get worse downwards")
     add("--order", type=float, default=1.0, help="weight of the order of a map's patches in the student's loss")
+    add("--ladders", type=int, default=0, help="in every step, so many specimens at five levels, to be put in order")
     add("--teacher", type=Path, action="append", default=[], help="card of a paper's network to imitate as well")
     add("--mm-form", choices=("logit", "probability"), default="logit")
     add("--scaling", choices=("fixed", "paper"), default="fixed", help="paper: least to greatest pixel, to compare")

@@ -48,6 +48,7 @@ from parfocal.models.training.quality_camera import (
 )
 from parfocal.models.training.quality_graded import GRADABLE, RUNGS, alike_throughout, along, graded
 from parfocal.models.training.quality_light import flattened
+from parfocal.models.training.quality_recipe import LADDER
 from parfocal.models.training.workers import worker_pool
 
 FloatImage = NDArray[np.float32]
@@ -56,7 +57,7 @@ Chunk = dict[str, NDArray[Any]]
 NO_LEVEL = -1.0
 """Level of the class "reference": no artefact."""
 PHYSICAL_SHARE = 0.4
-NOISE_FREE_SHARE = 0.25
+NOISE_FREE_SHARE, NOISE_FREE_LADDERS = 0.25, 0.6
 WEAK_SHARE, WORSE_SHARE = 0.2, 0.05
 BACKGROUND_ROOT = (0.22, 0.5)
 """Root of the background light, as a share of the peak: 5-25 %. No fluorescence image is without, and a vignette over
@@ -91,6 +92,8 @@ class QualitySource:
         Of the MM-style classifier; the packaged one if absent.
     graded : float
         Share of the blurred and the noisy images that get worse from top to bottom.
+    ladders : float
+        Share of the images that belong to ladders: `LADDER` levels of one artefact on one specimen.
     table1_only : bool
         Levels of the paper's Table 1 alone, its noise alone, no image free of noise: what its tables are made of.
     """
@@ -103,6 +106,7 @@ class QualitySource:
     card: Path | None = None
     table1_only: bool = False
     graded: float = 0.0
+    ladders: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -230,12 +234,29 @@ class QualitySynthesiser:
 
     def _tabled(self, artefact: str, level: float) -> Drawn:
         """By the paper's tables."""
+        clean = self._clean()
+        noise_free = not self.table1_only and artefact not in NOISES and self.rng.random() < NOISE_FREE_SHARE
+        return self._degraded(clean, artefact, level, noise_free=noise_free)
+
+    def ladder(self) -> list[Drawn]:
+        """One artefact on one specimen, from a weak level to a strong one in even steps: their order is known."""
         rng = self.rng
+        artefact = ARTEFACTS[int(rng.integers(1, len(ARTEFACTS)))]
+        clean = self._clean()
+        noise_free = artefact not in NOISES and rng.random() < NOISE_FREE_LADDERS
+        levels = np.linspace(float(rng.uniform(0.0, 0.2)), float(rng.uniform(0.8, 1.05)), LADDER)
+        return [self._degraded(clean, artefact, float(level), noise_free=noise_free) for level in levels]
+
+    def _clean(self) -> FloatImage:
+        """A specimen in the tables' units, with a background."""
         clean = scaled(self.object(self.size_px))
-        clean += np.float32(PEAK * float(rng.uniform(*BACKGROUND_ROOT)) ** 2)
+        clean += np.float32(PEAK * float(self.rng.uniform(*BACKGROUND_ROOT)) ** 2)
+        return clean
+
+    def _degraded(self, clean: FloatImage, artefact: str, level: float, *, noise_free: bool) -> Drawn:
+        rng = self.rng
         value = parameter(artefact, level) if artefact != "reference" else 0.0
         image = expected(clean, artefact, value)
-        noise_free = not self.table1_only and artefact not in NOISES and rng.random() < NOISE_FREE_SHARE
         units, variance = image, 0.0
         if not noise_free:
             noise = noise_of(artefact, value)
@@ -255,9 +276,7 @@ class QualitySynthesiser:
     def _graded(self, artefact: str) -> Drawn:
         """By the paper's tables, worse and worse from the first row to the last."""
         rng = self.rng
-        clean = scaled(self.object(self.size_px))
-        clean += np.float32(PEAK * float(rng.uniform(*BACKGROUND_ROOT)) ** 2)
-        found = graded(clean, artefact, rng)
+        found = graded(self._clean(), artefact, rng)
         counts, *rungs = (to_counts(np.maximum(units, 0.0), rng) for units in (found.units, *found.rungs))
         return Drawn(
             counts, found.expected, ARTEFACTS.index(artefact), found.level, 0.0, 0.0, noise_free=False, physical=False,
@@ -293,7 +312,9 @@ def raw_chunk(source: QualitySource, number: int, images: int) -> list[Drawn]:
     synthesiser.rng = np.random.default_rng((source.seed, number))
     start = int(synthesiser.rng.integers(len(ARTEFACTS)))
     drawn = []
-    for index in range(images):
+    for _ in range(_ladders(source, images)):
+        drawn += [replace(one, real=synthesiser.bank.real) for one in synthesiser.ladder()]
+    for index in range(images - len(drawn)):
         one = synthesiser.draw(ARTEFACTS[(start + index) % len(ARTEFACTS)])
         drawn.append(replace(one, real=synthesiser.bank.real))
     return drawn
@@ -309,7 +330,8 @@ def quality_chunk(source: QualitySource, number: int, images: int) -> Chunk:
         paper's Table 1, below 0 weaker, above 1 worse, `NO_LEVEL` for the reference; ``frc`` float32, log2 of the
         single-image FRC resolution in px, or of its bound where ``frc_censored``, `COARSEST_PX` at most; ``mm``
         float32, MM-style probability of the reference; ``blur_px`` float32; ``noise_free``, ``physical`` and ``real``
-        bool; ``frc_rows``, ``frc_rows_censored`` and ``mm_rows`` (n, rows), the same labels for each row of patches.
+        bool; ``ladder`` int64, which ladder of the chunk an image is of, or -1; ``frc_rows``, ``frc_rows_censored`` and
+        ``mm_rows`` (n, rows), the same labels for each row of patches.
 
     Notes
     -----
@@ -331,8 +353,20 @@ def quality_chunk(source: QualitySource, number: int, images: int) -> Chunk:
         "noise_free": np.asarray([one.noise_free for one in drawn], dtype=bool),
         "physical": np.asarray([one.physical for one in drawn], dtype=bool),
         "real": np.asarray([one.real for one in drawn], dtype=bool),
+        "ladder": _ladder_of(_ladders(source, images), images),
         **row_labels(drawn, (frc, censored, mm), source.size_px // PATCH_PX, _classifier(source.card)),
     }
+
+
+def _ladders(source: QualitySource, images: int) -> int:
+    """How many ladders a chunk begins with."""
+    return int(images * source.ladders) // LADDER
+
+
+def _ladder_of(ladders: int, images: int) -> NDArray[np.int64]:
+    found = np.full(images, -1, dtype=np.int64)
+    found[: ladders * LADDER] = np.repeat(np.arange(ladders), LADDER)
+    return found
 
 
 def row_labels(drawn: list[Drawn], whole: Labels, rows: int, classifier: Classifier) -> dict[str, NDArray[Any]]:

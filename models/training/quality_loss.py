@@ -15,6 +15,7 @@ REFERENCE = 0
 ORDER_MARGIN = 0.5
 LEAST_ORDER = 1e-3
 """Label sd: lines of patches that differ by more have an order, and should be apart by up to the margin."""
+LADDER_MARGIN = 0.25
 VALUE_SHARE = 2.0
 """Of the error in probability, which spreads over half of 0..1 about, beside the error in logits."""
 
@@ -105,6 +106,27 @@ def order_loss(out: QualityOutput, label: Tensor, censored: Tensor, scale: Label
         lack = torch.relu(want.clamp(max=ORDER_MARGIN) - (said[:, :, None] - said[:, None, :]))
         missing, count = missing + (lack * pairs).sum(), count + pairs.sum()
     return missing / count.clamp(min=1.0)
+
+
+def ladder_loss(score: Tensor, ladder: Tensor, level: Tensor, unmixed: Tensor, scale: LabelScale) -> Tensor:
+    """How far the frames of a ladder are out of the order of their levels, the mean over their pairs.
+
+    A label is measured on one exposure, and between two near levels its own chance decides. The levels are known: a
+    better one is to have the better score, by `LADDER_MARGIN` label sd a unit of level at least.
+
+    Parameters
+    ----------
+    score, ladder, level, unmixed : Tensor, shape (n,)
+        Scores as z; which frames are of one ladder (-1: of none); their levels; whether they are all of one image.
+    scale : LabelScale
+        What the labels are, and whether more is better.
+    """
+    worth = -score if scale.form == "log2_px" else score
+    apart = level[None, :] - level[:, None]
+    whole = (ladder >= 0) & unmixed
+    pairs = (ladder[:, None] == ladder[None, :]) & whole[:, None] & whole[None, :] & (apart > 0)
+    lack = torch.relu(LADDER_MARGIN * apart - (worth[:, None] - worth[None, :]))
+    return (lack * pairs).sum() / pairs.sum().clamp(min=1)
 
 
 def artefact_loss(logits: Tensor, artefact: Tensor, unmixed: Tensor, level: Tensor | None = None) -> Tensor:

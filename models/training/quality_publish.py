@@ -15,6 +15,7 @@ from torch import nn
 from parfocal import __version__
 from parfocal.models.base import ModelCard
 from parfocal.models.cards import save_card, save_weights
+from parfocal.models.metrics.markers import MARKER_NAMES
 from parfocal.models.precision import settled
 from parfocal.models.quality_labels import LabelScale
 from parfocal.models.training.degradations import ARTEFACTS
@@ -31,7 +32,10 @@ LEAST_SD = 1e-3
 UNTOLD = ("fields", "start_from", "teachers", "workers", "threads", "device", "checkpoint_every", "validate_every")
 """Of the recipe: what says where things were and not what was learned."""
 OTHERS_ONLY = {
-    "paper": ("mixed", "graded", "order", "heads_only", "teachers", "teacher_share"), "student": ("patches",),
+    "paper": (
+        "mixed", "graded", "order", "ladders", "ladder_share", "heads_only", "teachers", "teacher_share",
+    ),
+    "student": ("patches",),
 }  # fmt: skip
 """Of the recipe, by network: what only the other one is trained with."""
 
@@ -56,9 +60,7 @@ def publish(trained: Trained, out: Path, *, images: int = VALIDATION_IMAGES) -> 
     card = ModelCard(
         name=name, version=__version__, architecture=type(network).__name__, weights_file=f"{name}.safetensors",
         weights_sha256=sha,
-        input={
-            "pixels": "raw counts, any gain and offset", "scaling": scaling, "min_px": 32, "artefacts": list(ARTEFACTS),
-        },
+        input=_input(trained.recipe),
         training=_training(trained), measured=measured,
         notes=(
             "Splits are by field or cell, never by patch; procedural specimens have a seed of their own in each.",
@@ -69,6 +71,14 @@ def publish(trained: Trained, out: Path, *, images: int = VALIDATION_IMAGES) -> 
     path = out / f"{name}.json"
     save_card(card, path)
     return path
+
+
+def _input(recipe: QualityRecipe) -> dict[str, Any]:
+    held = {
+        "pixels": "raw counts, any gain and offset", "scaling": recipe.scaling, "min_px": 32,
+        "artefacts": list(ARTEFACTS),
+    }  # fmt: skip
+    return held | ({"markers": list(MARKER_NAMES)} if recipe.network == "student" else {})
 
 
 def name_of(recipe: QualityRecipe) -> str:

@@ -14,6 +14,8 @@ from parfocal.models.quality_net import PATCH_PX
 from parfocal.models.quality_student import TARGETS
 
 LEARNING_RATES: Mapping[str, float] = {"student": 2e-3, "paper": 1e-4}
+LADDER = 5
+"""Levels of a ladder."""
 BATCHES: Mapping[str, int] = {"student": 16, "paper": 1}
 """Frames a step, unless told otherwise; the paper's network is taught one image at a time."""
 
@@ -45,6 +47,11 @@ class QualityRecipe:
         Share of the student's blurred and noisy images that get worse from top to bottom, likewise labelled by patch.
     order : float
         Weight of the order of a graded or mixed frame's patches in the student's loss, see `quality_loss.order_loss`.
+    ladders : int
+        Ladders in the batch of every step of the student: five levels of one artefact on one specimen, see
+        `quality_loss.ladder_loss`.
+    ladder_share : float
+        Weight of their order in the loss.
     heads_only : bool
         Leave the student's trunk as it is, which takes `start_from`: a step costs a third, and what is learned anew is
         how patches and frames are judged from the same features.
@@ -74,6 +81,8 @@ class QualityRecipe:
     mixed: float = 0.25
     graded: float = 0.25
     order: float = 1.0
+    ladders: int = 0
+    ladder_share: float = 3.0
     heads_only: bool = False
     teachers: tuple[str, ...] = ()
     teacher_share: float = 0.5
@@ -114,8 +123,11 @@ class QualityRecipe:
         for name in ("mixed", "graded"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 return f"{name} {getattr(self, name)} is no share"
-        if not 0.0 <= self.order < float("inf"):
-            return f"order {self.order} is no weight"
+        for name in ("order", "ladder_share"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                return f"{name} {getattr(self, name)} is no weight"
+        if self.ladders < 0 or LADDER * self.ladders > self.batch_frames:
+            return f"{self.ladders} ladders of {LADDER} levels do not fit a batch of {self.batch_frames} frames"
         counts = (self.chunks, self.chunk_images, self.patches, self.buffer_chunks, self.label_chunks)
         if min(*counts, self.batch or 1) < 1 or self.passes <= 0:
             return "chunks, images, patches, batch and passes must be positive"

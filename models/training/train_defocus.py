@@ -34,7 +34,7 @@ class Recipe:
     architecture: str = "compact"
     chunks: int = 300
     chunk_examples: int = 256
-    passes: int = 2
+    passes: float = 2.0
     batch: int = 32
     buffer_chunks: int = 60
     learning_rate: float = 1.5e-3
@@ -140,7 +140,7 @@ class _Job:
             self.network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self.rng = np.random.default_rng(recipe.seed)
-        self.steps_a_chunk = max(1, recipe.passes * recipe.chunk_examples // recipe.batch)
+        self.steps_a_chunk = max(1, round(recipe.passes * recipe.chunk_examples / recipe.batch))
 
     def learn(self, buffer: Buffer, number: int) -> dict[str, float]:
         """The steps that go with one new chunk; mean of the loss's parts."""

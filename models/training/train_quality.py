@@ -18,16 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from parfocal import UsageError
+from parfocal.models.artefacts import load_classifier
 from parfocal.models.base import ModelError
+from parfocal.models.metrics.markers import markers
 from parfocal.models.precision import training_autocast
 from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import WEIGHT_FLOOR, PaperQualityNet
 from parfocal.models.quality_student import StudentQualityNet, outputs
 from parfocal.models.training.fields import Split
 from parfocal.models.training.quality_batches import Chunk, ImageBuffer, QualityBatch, make_batch, random_patches
-from parfocal.models.training.quality_loss import artefact_loss, frame_loss, order_loss, paper_loss
+from parfocal.models.training.quality_loss import artefact_loss, frame_loss, ladder_loss, order_loss, paper_loss
 from parfocal.models.training.quality_measures import measure
-from parfocal.models.training.quality_recipe import QualityRecipe, pick_device, scaled
+from parfocal.models.training.quality_recipe import LADDER, QualityRecipe, pick_device, scaled
 from parfocal.models.training.quality_teacher import Teacher
 
 log = structlog.get_logger()
@@ -104,10 +106,12 @@ def stream_chunks(
     """Chunks `start` to `count` of a split, in order, made ahead by the recipe's worker processes (0: in this one)."""
     from parfocal.models.training.quality_data import QualitySource, chunks
 
+    taught = recipe.network == "student" and split == "train"
     source = QualitySource(
         fields=Path(recipe.fields) if recipe.fields else None, split=split, procedural=recipe.procedural,
         size_px=recipe.size_px, seed=recipe.seed + SPLITS.index(split),
-        graded=recipe.graded if recipe.network == "student" and split == "train" else 0.0,
+        graded=recipe.graded if taught else 0.0,
+        ladders=LADDER * recipe.ladders / recipe.batch_frames if taught else 0.0,
     )  # fmt: skip
     workers = recipe.workers if workers is None else workers
     return chunks(source, count=count, images=images, workers=workers, start=start)
@@ -130,7 +134,7 @@ class QualityJob:
         self.recipe = recipe
         self.device = device
         self.labels: Labels = {}
-        network: nn.Module = StudentQualityNet() if recipe.network == "student" else PaperQualityNet()
+        network = _fresh(recipe)
         if recipe.start_from:
             network.load_state_dict(load_file(recipe.start_from))
             self.labels = read_labels(Path(recipe.start_from).with_name("recipe.json"), recipe)
@@ -162,9 +166,13 @@ class QualityJob:
             rate = self.recipe.rate * min(1.0, progress / WARM_UP + 0.02) * 0.5 * (1 + math.cos(math.pi * progress))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate + 1e-7
-            for name, value in self.step(buffer.draw(self.recipe.batch_frames, self.rng)).items():
+            for name, value in self.step(self._drawn(buffer)).items():
                 sums[name] = sums.get(name, 0.0) + value
         return {name: round(value / self.steps_a_chunk, 4) for name, value in sums.items()}
+
+    def _drawn(self, buffer: ImageBuffer) -> Chunk:
+        ladders = self.recipe.ladders if self.recipe.network == "student" else 0
+        return buffer.draw(self.recipe.batch_frames, self.rng, ladders=ladders)
 
     def step(self, drawn: Chunk) -> dict[str, float]:
         """One step on images drawn from the buffer; the loss's parts."""
@@ -183,7 +191,8 @@ class QualityJob:
         return {name: float(value.detach()) for name, value in parts.items()}
 
     def _student(self, batch: QualityBatch) -> dict[str, Tensor]:
-        maps, logits = self.network(batch.images.contiguous(memory_format=torch.channels_last))
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        maps, logits = self.network(images, markers(batch.images[:, 0]))
         said = outputs(maps.float(), logits.float())
         parts: dict[str, Tensor] = {}
         total = artefact_loss(logits.float(), batch.artefact, batch.unmixed, batch.level)
@@ -193,6 +202,10 @@ class QualityJob:
             parts |= {f"{target}_whole": found["whole"], f"{target}_patch": found["patch"]}
             parts[f"{target}_order"] = order_loss(said[target], label, batch.censored[target], self.labels[target])
             total = total + found["total"] + self.recipe.order * parts[f"{target}_order"]
+            if self.recipe.ladders:
+                order = ladder_loss(said[target].score, batch.ladder, batch.level, batch.unmixed, self.labels[target])
+                parts[f"{target}_ladder"] = order
+                total = total + self.recipe.ladder_share * order
         for teacher in self.teachers:
             taught = teacher.lesson(batch.images, self.labels)
             answer = said[teacher.target].patch_quality[: len(taught)]
@@ -249,6 +262,15 @@ class QualityJob:
         torch.set_rng_state(held["torch_rng"].cpu())
         self.labels = {target: LabelScale.from_json(target, data) for target, data in held["labels"].items()}
         return int(held["chunks"])
+
+
+def _fresh(recipe: QualityRecipe) -> nn.Module:
+    """A network that has learned nothing, but for what the student takes over of the classifier of artefacts."""
+    if recipe.network == "paper":
+        return PaperQualityNet()
+    network = StudentQualityNet()
+    network.measured.begin_as(load_classifier())
+    return network
 
 
 def read_labels(path: Path, recipe: QualityRecipe) -> dict[str, LabelScale]:

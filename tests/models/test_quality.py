@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from parfocal.models.artefacts import ARTEFACTS
 from parfocal.models.base import Assessment, ImageError, Model, ModelCard, ModelError, WeightsHashError
 from parfocal.models.cards import save_card, save_weights
+from parfocal.models.metrics.markers import MARKER_NAMES
 from parfocal.models.quality import QualityModel
 from parfocal.models.quality_net import PaperQualityNet
 from parfocal.models.quality_student import StudentQualityNet
@@ -33,7 +34,7 @@ def card_at(folder: Path, kind: str = "student", *, dead: bool = False) -> Path:
     card = ModelCard(
         name="quality_x", version="1", architecture=type(network).__name__, weights_file="w.safetensors",
         weights_sha256=save_weights(network.state_dict(), folder / "w.safetensors"),
-        input={"scaling": "fixed"}, training={"labels": labels},
+        input={"scaling": "fixed", "markers": list(MARKER_NAMES)}, training={"labels": labels},
         measured={"calibration": CALIBRATION, "bfloat16_error_sd": 0.01},
     )  # fmt: skip
     save_card(card, folder / "card.json")

@@ -11,10 +11,11 @@ import torch
 from parfocal.models import quality_runtime
 from parfocal.models.base import ModelCard, ModelError, WeightsHashError
 from parfocal.models.cards import save_card, save_weights
+from parfocal.models.metrics.markers import MARKER_NAMES, markers
 from parfocal.models.quality_net import PaperQualityNet, covering
 from parfocal.models.quality_runtime import MAX_BFLOAT16_ERROR, QualityNetwork, bears_bfloat16, load_network
 from parfocal.models.quality_scaling import scale
-from parfocal.models.quality_student import StudentQualityNet
+from parfocal.models.quality_student import StudentQualityNet, outputs
 
 MM = {"mm": {"form": "logit", "mean": 0.0, "sd": 2.0}}
 BOTH = {"frc": {"form": "log2_px", "mean": 2.0, "sd": 0.5}, **MM}
@@ -28,7 +29,8 @@ def written(folder: Path, kind: str, *, half: bool = False, **changes: Any) -> t
     card = ModelCard(
         name="quality", version="1", architecture=type(network).__name__, weights_file="w.safetensors",
         weights_sha256=save_weights(state, folder / "w.safetensors"),
-        input={"scaling": "fixed"}, training={"labels": BOTH if kind == "student" else MM},
+        input={"scaling": "fixed", "markers": list(MARKER_NAMES)},
+        training={"labels": BOTH if kind == "student" else MM},
         measured={"bfloat16_error_sd": 0.01},
     )  # fmt: skip
     card = replace(card, **changes)
@@ -44,7 +46,7 @@ def test_it_says_what_the_network_says_of_the_scaled_frame(tmp_path: Path, kind:
     images, share = covering(scale(FRAME[None]))
     with torch.inference_mode():
         if isinstance(network, StudentQualityNet):
-            found = network.outputs(images)
+            found = outputs(*network(images, markers(scale(FRAME[None])[:, 0])))
         else:
             assert isinstance(network, PaperQualityNet)
             found = {"mm": network.frames(images)}
@@ -103,6 +105,7 @@ def test_frames_scaled_as_in_the_paper_are_scaled_so(tmp_path: Path) -> None:
         ({"architecture": "ResNet"}, "ResNet"),
         ({"architecture": "StudentQualityNet"}, "not those of a StudentQualityNet"),
         ({"input": {}}, "scaled"),
+        ({"architecture": "StudentQualityNet", "input": {"scaling": "fixed"}}, "other markers"),
         ({"training": {}}, "labels"),
         ({"training": {"labels": BOTH}}, "cannot have the targets"),
         ({"training": {"labels": {"beauty": {}}}}, "cannot have the targets"),

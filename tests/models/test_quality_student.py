@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
+from parfocal.models.artefacts import load_classifier
 from parfocal.models.folding import fold_batch_norm
-from parfocal.models.quality_student import RINGS, TARGETS, PatchSpectrum, StudentQualityNet, outputs
+from parfocal.models.metrics.markers import MARKERS, markers
+from parfocal.models.quality_student import RINGS, TARGETS, MarkerBranch, PatchSpectrum, StudentQualityNet, outputs
+from parfocal.models.training.degradations import gaussian_blur
+
+
+def measured(images: torch.Tensor) -> torch.Tensor:
+    return markers(images.detach()[:, 0])
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +23,8 @@ def network() -> StudentQualityNet:
     network = StudentQualityNet()
     with torch.no_grad():
         for _ in range(3):  # running statistics that are not the initial ones
-            network(torch.randn(4, 1, 96, 96))
+            images = torch.randn(4, 1, 96, 96)
+            network(images, measured(images))
     return network.eval()
 
 
@@ -38,7 +48,7 @@ def test_weights_are_small_enough_to_ship(network: StudentQualityNet) -> None:
 
 def test_the_score_is_the_weighted_mean_of_the_patches(network: StudentQualityNet) -> None:
     with torch.inference_mode():
-        maps, logits = network(torch.randn(1, 1, 96, 96))
+        maps, logits = network(torch.randn(1, 1, 96, 96), torch.zeros(1, MARKERS))
     out = outputs(maps, logits)["mm"]
     weight = torch.exp(maps[0, 3])
     assert float(out.score[0]) == pytest.approx(float((maps[0, 1] * weight).sum() / weight.sum()), rel=1e-5)
@@ -47,7 +57,8 @@ def test_the_score_is_the_weighted_mean_of_the_patches(network: StudentQualityNe
 def test_a_frame_does_not_depend_on_its_neighbours(network: StudentQualityNet) -> None:
     images = torch.randn(3, 1, 64, 64)
     with torch.inference_mode():
-        together, alone = network(images)[0], network(images[1:2])[0]
+        told = measured(images)
+        together, alone = network(images, told)[0], network(images[1:2], told[1:2])[0]
     assert torch.allclose(together[1:2], alone, atol=1e-5)
 
 
@@ -56,7 +67,8 @@ def test_the_whole_frame_is_told_to_every_patch(network: StudentQualityNet) -> N
     other = images.clone()
     other[:, :, 448:] *= 3.0  # further away than any convolution reaches
     with torch.inference_mode():
-        one, two = network(images)[0], network(other)[0]
+        told = measured(images)  # the same for both: not by the markers alone
+        one, two = network(images, told)[0], network(other, told)[0]
     assert not torch.allclose(one[0, :, 0], two[0, :, 0], atol=1e-6)
 
 
@@ -65,7 +77,8 @@ def test_place_in_the_frame_matters(network: StudentQualityNet) -> None:
     x = torch.linspace(-1, 1, 256)
     bowl = torch.exp(-2 * (x[:, None] ** 2 + x[None, :] ** 2))[None, None] + 0.1 * torch.randn(1, 1, 256, 256)
     with torch.inference_mode():
-        middle, corner = network(bowl)[1], network(bowl.roll((128, 128), (2, 3)))[1]
+        told = measured(bowl)
+        middle, corner = network(bowl, told)[1], network(bowl.roll((128, 128), (2, 3)), told)[1]
     assert not torch.allclose(middle, corner, atol=1e-3)
 
 
@@ -73,7 +86,8 @@ def test_batch_normalisation_folds_away(network: StudentQualityNet) -> None:
     folded = fold_batch_norm(network)
     images = torch.randn(2, 1, 96, 64)
     with torch.inference_mode():
-        for one, two in zip(network(images), folded(images), strict=True):
+        told = measured(images)
+        for one, two in zip(network(images, told), folded(images, told), strict=True):
             assert torch.allclose(one, two, atol=1e-4)
     assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules()) == 0
 
@@ -81,7 +95,8 @@ def test_batch_normalisation_folds_away(network: StudentQualityNet) -> None:
 def test_gradients_reach_every_weight() -> None:
     torch.manual_seed(1)
     network = StudentQualityNet().train()
-    maps, logits = network(torch.randn(4, 1, 64, 64))
+    images = torch.randn(4, 1, 64, 64)
+    maps, logits = network(images, measured(images))
     (maps.square().sum() + logits.square().sum()).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -91,8 +106,9 @@ def test_gradients_reach_every_weight() -> None:
 def test_training_and_use_take_the_same_moments(network: StudentQualityNet) -> None:
     images = torch.randn(2, 1, 96, 64)
     with torch.no_grad():
-        used = network(images)[0]
-    assert torch.allclose(network(images.requires_grad_())[0], used, atol=1e-4)
+        told = measured(images)
+        used = network(images, told)[0]
+    assert torch.allclose(network(images.requires_grad_(), told)[0], used, atol=1e-4)
 
 
 def test_the_spectrum_is_that_of_a_fourier_transform() -> None:
@@ -127,5 +143,52 @@ def test_the_spectrum_stays_exact_under_autocast() -> None:
 def test_it_exports_for_other_runtimes(network: StudentQualityNet) -> None:
     images = torch.randn(2, 1, 64, 64)
     with torch.no_grad():
-        program = torch.export.export(network, (images,))
-        assert torch.allclose(program.module()(images)[0], network(images)[0], atol=1e-5)
+        told = measured(images)
+        program = torch.export.export(network, (images, told))
+        assert torch.allclose(program.module()(images, told)[0], network(images, told)[0], atol=1e-5)
+
+
+def test_the_coarse_spectrum_is_that_of_the_binned_window_about_a_patch() -> None:
+    images = torch.randn(2, 1, 160, 192)
+    spectrum = PatchSpectrum()
+    found = spectrum.coarse(images)
+    assert found.shape == (2, RINGS, 5, 6)
+    binned = images.reshape(2, 1, 40, 4, 48, 4).mean(dim=(3, 5))
+    window = binned[1:, :, 4:36, 4:36]  # of 128 px about the patch at rows and columns 64 to 96
+    assert torch.allclose(found[1, :, 2, 2], spectrum(window)[0, :, 0, 0], rtol=1e-4)
+
+
+def test_two_strong_blurs_differ_more_in_the_coarse_spectrum() -> None:
+    image = np.random.default_rng(4).random((512, 512), dtype=np.float32)
+    blurred = [torch.from_numpy(gaussian_blur(image, sigma))[None, None] for sigma in (6.0, 8.0)]
+    spectrum = PatchSpectrum()
+
+    def apart(of: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        """By how many sd, from patch to patch, the best ring tells the two."""
+        one, two = (torch.log(of(image) / of(image)[:, :1]).flatten(2)[0, 1:] for image in blurred)
+        return float(((one - two).mean(dim=1).abs() / one.std(dim=1)).max())
+
+    assert apart(spectrum.coarse) > 1.5 * apart(spectrum)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 95)])
+def test_a_frame_smaller_than_a_coarse_window_goes_on_at_its_borders(shape: tuple[int, int]) -> None:
+    images = torch.randn(1, 1, *shape)[:, :, : shape[0] // 32 * 32, : shape[1] // 32 * 32]
+    assert torch.isfinite(torch.log(PatchSpectrum().coarse(images))).all()
+
+
+def test_the_markers_begin_as_the_classifier_takes_them() -> None:
+    classifier, branch = load_classifier(), MarkerBranch()
+    branch.begin_as(classifier)
+    told = measured(torch.randn(3, 1, 64, 64))
+    with torch.inference_mode():
+        assert torch.allclose(classifier.layers[4](branch(told)), classifier(told), atol=1e-5)
+
+
+def test_what_the_markers_say_reaches_score_and_artefact(network: StudentQualityNet) -> None:
+    images = torch.randn(1, 1, 96, 96)
+    told = measured(images)
+    with torch.inference_mode():
+        one, two = network(images, told), network(images, told + 1.0)
+    assert not torch.allclose(one[0][:, :2], two[0][:, :2], atol=1e-4)
+    assert not torch.allclose(one[1], two[1], atol=1e-4)

@@ -34,6 +34,7 @@ def chunk(values: list[float], side: int = 96, artefact: int = 1) -> dict[str, N
         "frc_censored": np.asarray([value > 3 for value in values]),
         "mm": np.asarray(values, dtype=np.float32) / 10,
         "level": np.asarray(values),
+        "ladder": np.full(n, -1),
     }
     return made | alike_throughout(made["frc"], made["frc_censored"], made["mm"], side // 32)
 
@@ -142,3 +143,26 @@ def test_random_patches_are_cut_as_they_lie() -> None:
     for patch in patches:
         assert float(patch[0, 1, 0] - patch[0, 0, 0]) == 80.0
         assert float(patch[0, 0, 31] - patch[0, 0, 0]) == pytest.approx(31.0)
+
+
+def test_a_ladder_is_drawn_whole_and_comes_last() -> None:
+    held = chunk([float(value) for value in range(12)])
+    held["ladder"] = np.asarray([0] * 5 + [1] * 5 + [-1] * 2)
+    buffer = ImageBuffer(2)
+    buffer.add(held)
+    rng = np.random.default_rng(3)
+    seen = set()
+    for _ in range(20):
+        drawn = buffer.draw(8, rng, ladders=1)
+        assert drawn["ladder"].tolist() == [-1] * 3 + [0] * 5
+        seen.add(tuple(drawn["frc"][3:].tolist()))
+    assert seen == {(0.0, 1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0, 9.0)}
+    assert batch(drawn, mixed=0.0).ladder.tolist() == drawn["ladder"].tolist()
+
+
+def test_where_there_is_no_ladder_images_are_drawn_alone() -> None:
+    buffer = ImageBuffer(1)
+    buffer.add(chunk([1.0, 2.0]))
+    drawn = buffer.draw(6, np.random.default_rng(3), ladders=1)
+    assert drawn["ladder"].tolist() == [-1] * 6
+    assert len(drawn["frc"]) == 6

@@ -212,3 +212,14 @@ def test_images_that_get_worse_downwards_come_with_the_truth_of_each_row() -> No
 def test_a_missing_classifier_is_an_error_and_not_a_score(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         quality_chunk(replace(SOURCE, card=tmp_path / "none.json"), 0, 2)
+
+
+def test_a_ladder_is_one_artefact_on_one_specimen_in_the_order_of_its_levels() -> None:
+    made = quality_chunk(replace(SOURCE, ladders=0.7), 3, 15)
+    assert made["ladder"].tolist() == [0] * 5 + [1] * 5 + [-1] * 5
+    for number in (0, 1):
+        of = made["ladder"] == number
+        assert len(set(made["artefact"][of].tolist())) == 1
+        assert (np.diff(made["level"][of]) > 0.1).all()
+        assert len(set(made["noise_free"][of].tolist())) == 1
+    assert (quality_chunk(SOURCE, 3, 5)["ladder"] == -1).all()

@@ -11,11 +11,13 @@ from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import QualityOutput
 from parfocal.models.training.quality_loss import (
     ARTEFACT_SHARE,
+    LADDER_MARGIN,
     ORDER_MARGIN,
     VALUE_SHARE,
     artefact_loss,
     deviation,
     frame_loss,
+    ladder_loss,
     order_loss,
     paper_loss,
 )
@@ -136,3 +138,25 @@ def test_an_artefact_next_to_none_is_next_to_a_reference() -> None:
     assert weak == pytest.approx(0.75 * as_none + 0.25 * as_one, rel=1e-5)
     assert float(artefact_loss(logits, torch.tensor([1]), one, torch.tensor([0.5]))) == pytest.approx(as_one)
     assert float(artefact_loss(logits, torch.tensor([0]), one, torch.tensor([-1.0]))) == pytest.approx(as_none)
+
+
+LADDER = torch.tensor([0, 0, 0, -1, 1])
+LEVEL = torch.tensor([0.0, 0.5, 1.0, 0.2, 0.1])
+WHOLE = torch.ones(5, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(("scale", "sign"), [(MM, 1.0), (FRC, -1.0)])
+def test_a_ladder_in_order_lacks_nothing_and_one_the_other_way_round_all_of_it(scale: LabelScale, sign: float) -> None:
+    worth = sign * torch.tensor([2.0, 1.0, 0.0, 9.0, 5.0])
+    assert float(ladder_loss(worth, LADDER, LEVEL, WHOLE, scale)) == 0.0
+    steps = torch.tensor([0.5, 0.5, 1.0])  # of its three pairs
+    wrong = float((LADDER_MARGIN * steps + 2.0 * steps).mean())
+    assert float(ladder_loss(-worth, LADDER, LEVEL, WHOLE, scale)) == pytest.approx(wrong)
+
+
+def test_neither_other_specimens_nor_mixed_frames_have_a_place_on_a_ladder() -> None:
+    score = torch.tensor([0.0, 1.0, 2.0, 9.0, 5.0])
+    mixed = torch.tensor([True, False, True, True, True])
+    one = float(ladder_loss(score, LADDER, LEVEL, mixed, MM))
+    assert one == pytest.approx(LADDER_MARGIN + 2.0)  # the first and the last alone
+    assert float(ladder_loss(score, torch.full((5,), -1), LEVEL, WHOLE, MM)) == 0.0

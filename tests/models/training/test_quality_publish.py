@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from parfocal.models.cards import load_card, weights_path
+from parfocal.models.metrics.markers import MARKER_NAMES
 from parfocal.models.quality import QualityModel
 from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import PaperQualityNet
@@ -73,6 +74,7 @@ def test_the_card_says_what_was_measured_and_not_where(tmp_path: Path) -> None:
     assert card.measured["validation"]["images"] == 32
     assert {"frc_spearman", "frc_mae_sd", "mm_spearman", "artefact_accuracy"} <= set(card.measured["validation"])
     assert set(card.measured["calibration"]) == {"frc", "mm"}
+    assert tuple(card.input["markers"]) == MARKER_NAMES
     assert 0 <= card.measured["bfloat16_error_sd"] < 0.5
     assert card.training["labels"] == {target: scale.to_json() for target, scale in LABELS.items()}
     assert card.training["fields"] == {"cells": 2}  # those that were used

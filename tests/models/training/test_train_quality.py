@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from parfocal import UsageError
+from parfocal.models.artefacts import load_classifier
 from parfocal.models.quality_net import PaperQualityNet
 from parfocal.models.quality_student import StudentQualityNet
 from parfocal.models.training import train_quality
@@ -47,6 +48,7 @@ def fake_chunk(seed: int, images: int, side: int = 64) -> dict[str, NDArray[Any]
         "frc": (1.5 + 3 * level).astype(np.float32),
         "frc_censored": level < 0.1,
         "mm": (0.95 - 0.9 * level).astype(np.float32),
+        "ladder": np.arange(images) // 5 - (images < 5),
     }
     return made | alike_throughout(made["frc"], made["frc_censored"], made["mm"], side // 32)
 
@@ -118,6 +120,13 @@ def test_a_checkpoint_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
     assert QualityJob(replace(TINY, chunks=1), CPU).restore(tmp_path / "checkpoint.pt") == 1
 
 
+def test_a_fresh_student_begins_with_the_markers_as_the_classifier_takes_them() -> None:
+    network, classifier = QualityJob(TINY, CPU).network, load_classifier()
+    assert isinstance(network, StudentQualityNet)
+    assert torch.equal(network.measured.mean, classifier.mean)
+    assert torch.equal(network.measured.layers[0].weight, classifier.layers[0].weight)
+
+
 def test_training_goes_on_from_weights_and_their_labels(tmp_path: Path) -> None:
     trained = train(replace(TINY, chunks=1), tmp_path)
     job = QualityJob(replace(TINY, seed=9, start_from=str(tmp_path / "weights.safetensors")), CPU)
@@ -167,6 +176,15 @@ def test_steps_on_one_batch_lower_its_loss() -> None:
     assert losses[-1] < 0.6 * losses[0]
 
 
+def test_the_order_of_a_ladder_is_learned_where_the_recipe_asks_for_it() -> None:
+    torch.manual_seed(1)
+    job = QualityJob(replace(TINY, ladders=1, batch=6, mixed=0.0), CPU)
+    buffer = ImageBuffer(1)
+    buffer.add(fake_chunk(3, 10))
+    job.labels = measured_labels(TINY, [fake_chunk(3, 10)])
+    assert {"frc_ladder", "mm_ladder"} <= set(job.learn(buffer, 0))
+
+
 def test_the_papers_network_is_trained_on_patches_of_one_image() -> None:
     torch.manual_seed(1)
     job = QualityJob(PAPER, CPU)
@@ -211,7 +229,8 @@ def test_validation_is_on_images_of_its_own_split(tmp_path: Path, monkeypatch: p
         ({"network": "resnet"}, "resnet"), ({"target": "beauty"}, "beauty"), ({"scaling": "minmax"}, "minmax"),
         ({"network": "paper", "target": "both"}, "one output"), ({"size_px": 100}, "100"), ({"mixed": 1.5}, "1.5"),
         ({"chunks": 0}, "positive"), ({"mm_form": "odds"}, "odds"), ({"order": -1.0}, "-1.0"),
-        ({"heads_only": True}, "start from"),
+        ({"heads_only": True}, "start from"), ({"ladders": 4, "batch": 16}, "do not fit"),
+        ({"ladder_share": -1.0}, "no weight"),
     ],
 )  # fmt: skip
 def test_recipes_that_make_no_sense_are_refused(change: dict[str, Any], problem: str) -> None:

@@ -95,6 +95,8 @@ def test_a_training_that_cannot_begin_says_which_path(
     [
         (train_command, ["--chunks", "0"], "must be a whole number from 1 on (got 0)"),
         (train_command, ["--batch", "many"], "must be a whole number from 1 on (got many)"),
+        (train_command, ["--passes", "0"], "must be a number above 0 (got 0)"),
+        (train_command, ["--passes", "few"], "must be a number above 0 (got few)"),
         (train_command, ["--architecture", "resnet"], "invalid choice: 'resnet'"),
         (train_command, ["--lr", "1"], "unrecognized arguments: --lr 1"),
         (evaluate_defocus, ["--limit", "-1"], "must be a whole number from 1 on (got -1)"),
