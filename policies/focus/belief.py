@@ -36,6 +36,8 @@ CONFIRMED_FROM, KEPT_FROM = 0.75, 0.5
 SEARCH_STEP_DOF, SEARCH_RATES = 0.14, 3
 TRACK_STEP_DOF, TRACK_RATES = 0.125, 21
 """A search is over before a drift matters and covers much; tracking resolves both in a small window."""
+ELSEWHERE_FROM = 0.9
+"""Probability, at least, of the focus not being where it is sought from which it is no longer sought."""
 BEYOND_DOF, BEYOND_RANGES, BEYOND_SHARE = 12.0, 0.5, 0.1
 """A focus past the searched range is thought possible, as far as the larger of the two, and so much less likely. Were
 it held for impossible, what points there would be an error of the field, and a focus be found where none is."""
@@ -327,10 +329,10 @@ class BeliefPolicy:
 
     def _search(self, grid: FocusGrid, estimate: Estimate, marginal: Vector) -> Action:
         o, m = self.options, self._m
-        if estimate.inside >= o.confidence:
-            return self._arrive(estimate)
         lower, upper = self._searched()
-        if float(marginal[(grid.z_um < lower) | (grid.z_um > upper)].sum()) >= o.confidence:
+        if estimate.inside >= o.confidence and lower <= estimate.mean_um <= upper:
+            return self._arrive(estimate)
+        if float(marginal[(grid.z_um < lower) | (grid.z_um > upper)].sum()) >= max(o.confidence, ELSEWHERE_FROM):
             return self._out_of_reach(estimate, self._say(grid, marginal))
         if m.search_frames >= o.max_frames_search:
             m.state = "gave_up"

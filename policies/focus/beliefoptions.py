@@ -54,7 +54,7 @@ class BeliefOptions(FocusOptions):
     range_um: float = Field(default=40.0, gt=0, le=5000)
     model: str = "defocus"
     response: ResponseTable | None = None
-    confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    confidence: float = Field(default=0.85, gt=0.5, lt=1)
     correct_gain: float = Field(default=0.1, gt=0, lt=1)
     lead_dof: float = Field(default=0.35, ge=0, le=0.5)
     cross_dof: float = Field(default=0.2, ge=0, le=0.5)
