@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from parfocal.models.base import ModelCard, ModelError
 from parfocal.models.cards import load_into
 from parfocal.models.folding import fold_batch_norm
-from parfocal.models.metrics.markers import MARKER_NAMES, markers
+from parfocal.models.metrics.markers import MARKER_NAMES, quick_markers
 from parfocal.models.precision import has_bfloat16
 from parfocal.models.quality_labels import LabelScale
 from parfocal.models.quality_net import FoldedPaperNet, PaperQualityNet, QualityOutput, covering, gathered, patches_of
 from parfocal.models.quality_scaling import paper_scale, scale
-from parfocal.models.quality_student import TARGETS, StudentQualityNet, outputs
+from parfocal.models.quality_student import TARGETS, StudentQualityNet, StudentTrunk, outputs
 from parfocal.models.runtime import Runner
 
 PATCHES_A_CHUNK: Mapping[str, int] = {"float32": 64, "bfloat16": 128}
@@ -63,9 +64,20 @@ class QualityNetwork:
         device = options.get("device") or "auto"
         backend, precision = options.get("backend") or "auto", options.get("precision") or "auto"
         self._paper = isinstance(network, PaperQualityNet)
+        self._head: StudentQualityNet | None = None
+        self._pool: ThreadPoolExecutor | None = None
         if precision == "auto":
             precision = "bfloat16" if self._paper and bears_bfloat16(card) else "float32"
-        body: nn.Module = FoldedPaperNet(network) if isinstance(network, PaperQualityNet) else fold_batch_norm(network)
+        body: nn.Module = network
+        if isinstance(network, StudentQualityNet):
+            body = StudentTrunk(fold_batch_norm(network))
+            self._head = fold_batch_norm(network).requires_grad_(requires_grad=False)
+            if (options.get("threads") or torch.get_num_threads()) == 2:
+                # One thread for the convolutions and one for the markers. Were every layer shared out over both, it
+                # would wait for the markers, and threads that share a small operation go on spinning after it.
+                self._pool = ThreadPoolExecutor(2, "quality", torch.set_num_threads, (1,))
+        elif isinstance(network, PaperQualityNet):
+            body = FoldedPaperNet(network)
         self._runner = Runner(
             body, device=device, backend="torch" if backend == "auto" else backend, precision=precision,
             chunk=PATCHES_A_CHUNK.get(precision, 64) if self._paper else 1, threads=options.get("threads"),
@@ -78,19 +90,39 @@ class QualityNetwork:
     def judge(self, frames: NDArray[Any]) -> Iterator[Said]:
         """Judge raw frames (n, h, w), one after the other: the answer does not depend on its neighbours."""
         for frame in frames:
-            scaled = self._scaling(frame[None])
-            images, share = covering(scaled)
-            if self._paper:
-                (target,) = self.labels
-                quality, weight = self._runner.run(patches_of(images))
-                found = {target: gathered(quality, weight, images)}
-            else:
-                maps, logits = self._runner.run(images, markers(scaled[:, 0]))
-                said = outputs(maps, logits)
-                found = {target: said[target] for target in self.labels}
-            if float(share.min()) < 1.0:
-                found = {target: out.counting(share) for target, out in found.items()}
-            yield Said(found)
+            yield self._judged(frame) if self._pool is None else self._pool.submit(self._judged, frame).result()
+
+    def _judged(self, frame: NDArray[Any]) -> Said:
+        scaled = self._scaling(frame[None])
+        images, share = covering(scaled)
+        if self._head is None:
+            (target,) = self.labels
+            quality, weight = self._runner.run(patches_of(images))
+            found = {target: gathered(quality, weight, images)}
+        else:
+            said = self._student(self._head, scaled, images)
+            found = {target: said[target] for target in self.labels}
+        if float(share.min()) < 1.0:
+            found = {target: out.counting(share) for target, out in found.items()}
+        return Said(found)
+
+    def _student(self, head: StudentQualityNet, scaled: Tensor, images: Tensor) -> dict[str, QualityOutput]:
+        """Where there are two threads, the markers are measured beside the convolutions."""
+        if self._pool is None:
+            return _concluded(head, self._runner.run(images), _measured(scaled))
+        measuring = self._pool.submit(_measured, scaled)
+        return _concluded(head, self._runner.run(images), measuring.result())
+
+
+def _concluded(head: StudentQualityNet, looked: Sequence[Tensor], measured: Tensor) -> dict[str, QualityOutput]:
+    embedding, pooled = looked
+    with torch.inference_mode():
+        return outputs(*head.conclude(embedding, pooled, measured))
+
+
+def _measured(scaled: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return quick_markers(scaled[:, 0])
 
 
 def load_network(card: ModelCard, path: Path) -> nn.Module:

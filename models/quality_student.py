@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from parfocal.models.artefacts import ARTEFACTS, HIDDEN, Classifier
 from parfocal.models.cell_moments import CellMoments
-from parfocal.models.metrics.markers import MARKERS, markers
+from parfocal.models.metrics.markers import MARKERS, quick_markers
 from parfocal.models.quality_net import PATCH_PX, QualityOutput, weighted_mean
 
 TARGETS = ("frc", "mm")
@@ -68,14 +68,20 @@ class StudentQualityNet(nn.Module):
         `measured` (n, MARKERS) are the markers of the same frames, of all their pixels. The maps are quality of every
         target of `TARGETS`, then the logarithm of its weight.
         """
+        return self.conclude(*self.look(images), measured)
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of the patches (n, width, rows, columns), and what they pool to; no markers are needed yet."""
         rows, columns = images.shape[2] // PATCH_PX, images.shape[3] // PATCH_PX
         images = images[:, :, : rows * PATCH_PX, : columns * PATCH_PX]
         power, coarse = self.spectrum(images), self.spectrum.coarse(images)
         seen = [*self._trunk(images), torch.log(power), *_statistics(images), torch.log(coarse)]
         embedding = self.embed(torch.cat(seen, dim=1))
-        context = torch.cat(
-            [self.frame(self._pooled(embedding, power)).float(), self.measured(measured).float()], dim=1
-        )
+        return embedding, self._pooled(embedding, power)
+
+    def conclude(self, embedding: Tensor, pooled: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps and artefact logits, as of `forward`, of frames that were looked at and measured."""
+        context = torch.cat([self.frame(pooled).float(), self.measured(measured).float()], dim=1)
         hidden = torch.relu(self.local(embedding) + self.told(context)[:, :, None, None])
         maps, whole = self.judge(hidden).float(), self.whole(context).float()
         quality = maps[:, : len(TARGETS)] + whole[:, :, None, None]
@@ -83,7 +89,7 @@ class StudentQualityNet(nn.Module):
 
     def outputs(self, images: Tensor) -> dict[str, QualityOutput]:
         """Judge whole scaled frames (n, 1, h, w): one output a target."""
-        return outputs(*self(images, markers(images[:, 0])))
+        return outputs(*self(images, quick_markers(images[:, 0])))
 
     def _trunk(self, images: Tensor) -> list[Tensor]:
         """Moments of every stage over the patches; of the last, whose pixels are the patches, the values."""
@@ -102,6 +108,18 @@ class StudentQualityNet(nn.Module):
         moments = flat @ _polynomials(rows, columns, flat) / (rows * columns)
         spread = (flat - flat.mean(dim=2, keepdim=True)).square().mean(dim=2).add(1e-6).sqrt()
         return torch.cat([moments.flatten(1), spread, torch.log(power.mean(dim=(2, 3)))], dim=1)
+
+
+class StudentTrunk(nn.Module):
+    """The part of the student that costs, for the runner."""
+
+    def __init__(self, network: StudentQualityNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See `StudentQualityNet.look`."""
+        return self.network.look(images)
 
 
 def outputs(maps: Tensor, logits: Tensor) -> dict[str, QualityOutput]:
@@ -155,7 +173,7 @@ class PatchSpectrum(nn.Module):
         n, half = PATCH_PX, PATCH_PX // 2 + 1
         turn = 2 * np.pi * np.outer(np.arange(n), np.arange(n)) / n
         across = np.concatenate([np.cos(turn[:, :half]), -np.sin(turn[:, :half])], axis=1)
-        down = np.block([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+        down = np.block([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]).T
         frequency = np.hypot(np.minimum(np.arange(n), n - np.arange(n))[:, None], np.arange(half)[None, :])
         band = np.minimum(np.round(frequency), RINGS).astype(int).ravel() - 1  # the mean, ring -1, is left out
         rings = np.zeros((n * half, RINGS))
@@ -163,6 +181,7 @@ class PatchSpectrum(nn.Module):
         rings[inside, band[inside]] = 1.0
         hann = np.outer(*[np.hanning(n + 1)[:-1]] * 2)
         rings /= rings.sum(axis=0) * np.square(hann).sum()
+        rings = rings.reshape(n, half, RINGS).swapaxes(0, 1).reshape(n * half, RINGS)
         for name, values in (("across", across), ("down", down), ("rings", rings), ("taper", hann)):
             self.register_buffer(name, torch.from_numpy(values.astype(np.float32)), persistent=False)
 
@@ -179,13 +198,10 @@ class PatchSpectrum(nn.Module):
         A strong blur leaves nothing in the rings of a patch but the first; here it is several rings wide. Beyond the
         frame its border goes on.
         """
-        n, _, height, width = images.shape
-        rows, columns = height // PATCH_PX, width // PATCH_PX
         step, margin = PATCH_PX // COARSE, (PATCH_PX - PATCH_PX // COARSE) // 2
         binned = functional.avg_pool2d(images.float(), COARSE)
-        padded = functional.pad(binned, (margin, margin, margin, margin), mode="replicate")
-        windows = functional.unfold(padded, PATCH_PX, stride=step).transpose(1, 2)
-        return self._power(windows.reshape(n, rows, columns, PATCH_PX, PATCH_PX))
+        padded = functional.pad(binned, (margin, margin, margin, margin), mode="replicate")[:, 0]
+        return self._power(padded.unfold(1, PATCH_PX, step).unfold(2, PATCH_PX, step))
 
     def _power(self, patches: Tensor) -> Tensor:
         kind = patches.device.type
@@ -199,10 +215,11 @@ class PatchSpectrum(nn.Module):
         n, rows, columns = patches.shape[:3]
         centred = (patches - patches.mean(dim=(3, 4), keepdim=True)) * self.taper
         half = PATCH_PX // 2 + 1
-        lines = (centred.reshape(-1, PATCH_PX, PATCH_PX) @ self.across).reshape(-1, PATCH_PX, 2, half)
-        spectrum = self.down @ lines.transpose(1, 2).reshape(-1, 2 * PATCH_PX, half)
-        real, imaginary = spectrum[:, :PATCH_PX], spectrum[:, PATCH_PX:]
-        power = (real.square() + imaginary.square()).reshape(-1, PATCH_PX * half) @ self.rings
+        # Every product is one of two matrices: thousands of small ones, patch by patch, take four times as long.
+        lines = (centred.reshape(-1, PATCH_PX) @ self.across).reshape(-1, PATCH_PX, 2, half)
+        spectrum = lines.permute(0, 3, 2, 1).reshape(-1, 2 * PATCH_PX) @ self.down
+        power = spectrum[:, :PATCH_PX].square() + spectrum[:, PATCH_PX:].square()
+        power = power.reshape(-1, half * PATCH_PX) @ self.rings
         return (power + 1e-8).reshape(n, rows, columns, RINGS).permute(0, 3, 1, 2)
 
 

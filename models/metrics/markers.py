@@ -37,6 +37,9 @@ MARKER_NAMES = (
 )
 MARKERS = len(MARKER_NAMES)
 BLOCK_PX = 8
+PART_PX, PART_FROM_PX = 512, 1_000_000
+"""Of frames of so many pixels a square of this side is measured where the whole would take most of a second. Half of a
+frame does not do: of real vignetted ones of 512 px fewer were told from clean ones (0.94 of the pairs, not 0.98)."""
 GRID = 16
 FLOOR = 10**-3.5
 """Noise over signal below which all frames count as free of noise."""
@@ -76,23 +79,59 @@ def markers(images: Tensor, frc: Resolution | None = None) -> Tensor:
         In the order of `MARKER_NAMES`, finite also for a constant frame.
     """
     frames = images.to(torch.float32)
+    units = _units(frames)
+    return torch.cat([_local(frames, units, frc), _brightness(units), _shade(units)], dim=1)
+
+
+def quick_markers(scaled: Tensor) -> Tensor:
+    """The same, of large frames in a fraction of the time: for use on every frame of a session.
+
+    What light and shade are like, the whole frame tells. Its noise and how far it resolves are measured on a square of
+    `PART_PX`, the one with most in it, where a frame has `PART_FROM_PX` pixels or more.
+
+    Parameters
+    ----------
+    scaled : Tensor of float32, shape (n, h, w)
+        Frames in units of their own range of signal, as `quality_scaling.scale` gives them.
+
+    Returns
+    -------
+    Tensor of float32, shape (n, MARKERS)
+    """
+    height, width = scaled.shape[1:]
+    if min(height, width) < PART_PX or height * width < PART_FROM_PX:
+        return markers(scaled)
+    parts = torch.stack([one[_fullest(one)] for one in scaled])
+    return torch.cat([_local(parts, parts), _brightness(scaled), _shade(scaled)], dim=1)
+
+
+def _units(frames: Tensor) -> Tensor:
+    """In units of each frame's own range of signal."""
+    low, high = levels(frames)
+    span = (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+    # Held within a few of the frame's own peaks, or one hot pixel would be most of the spectrum.
+    return ((frames - low[:, None, None]) / span[:, None, None]).clamp(-4.0, 4.0)
+
+
+def _local(frames: Tensor, units: Tensor, frc: Resolution | None = None) -> Tensor:
+    """FRC, spectrum and noise."""
     if frc is None:
         from parfocal.models.metrics.frc import single_image_frc
 
         frc = single_image_frc(frames, mode="robust")
-    low, high = levels(frames)
-    span = (high - low).clamp(min=torch.finfo(torch.float32).tiny)
-    # Held within a few of the frame's own peaks, or one hot pixel would be most of the spectrum.
-    units = ((frames - low[:, None, None]) / span[:, None, None]).clamp(-4.0, 4.0)
-    found = [
-        # Censored: everything correlates. Undefined but not censored: nothing does.
-        torch.stack([torch.where(frc.censored, 1.0, frc.cutoff.nan_to_num(0.0)), frc.censored], dim=1).float(),
-        _spectrum(units),
-        _noise(units),
-        _brightness(units),
-        _shade(units),
-    ]
-    return torch.cat(found, dim=1)
+    # Censored: everything correlates. Undefined but not censored: nothing does.
+    resolved = torch.stack([torch.where(frc.censored, 1.0, frc.cutoff.nan_to_num(0.0)), frc.censored], dim=1).float()
+    return torch.cat([resolved, _spectrum(units), _noise(units)], dim=1)
+
+
+def _fullest(units: Tensor) -> tuple[slice, slice]:
+    """Of the squares of `PART_PX` that tile a frame (h, w), the one whose blocks differ most."""
+    side = PART_PX // BLOCK_PX
+    blocks = avg_pool2d(units[None, None], BLOCK_PX)[0, 0]
+    rows, columns = blocks.shape[0] // side, blocks.shape[1] // side
+    squares = blocks[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    y, x = divmod(int(squares.var(dim=(1, 3)).argmax()), columns)
+    return slice(y * PART_PX, (y + 1) * PART_PX), slice(x * PART_PX, (x + 1) * PART_PX)
 
 
 def _spectrum(units: Tensor) -> Tensor:

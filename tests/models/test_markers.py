@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from parfocal.models.metrics.markers import MARKER_NAMES, MARKERS, markers
+from parfocal.models.metrics.markers import MARKER_NAMES, MARKERS, PART_PX, markers, quick_markers
+from parfocal.models.quality_scaling import scale
 from parfocal.models.training.degradations import degrade
 
 Image = NDArray[np.float32]
@@ -123,3 +124,22 @@ def test_whole_counts_are_taken_as_they_are() -> None:
     image = np.round(degrade(clean(), "shot", np.random.default_rng(0), level=0.3) * 100)
     one = markers(torch.from_numpy(image.astype(np.uint16)[None]))
     np.testing.assert_allclose(one, markers(torch.from_numpy(image)[None]), atol=1e-5)
+
+
+def test_of_a_frame_of_usual_size_every_pixel_is_measured() -> None:
+    frames = scale(torch.from_numpy(1000 * clean(side=256))[None])[:, 0]
+    assert torch.equal(quick_markers(frames), markers(frames))
+
+
+def test_of_a_large_frame_the_fullest_square_tells_the_noise_and_the_whole_its_light() -> None:
+    rng = np.random.default_rng(5)
+    image = rng.normal(100.0, 5.0, (1024, 1100)).astype(np.float32)
+    image[PART_PX : 2 * PART_PX, :PART_PX] += 1000 * clean(3, PART_PX)
+    frames = scale(torch.from_numpy(image)[None])[:, 0]
+    quick = dict(zip(MARKER_NAMES, quick_markers(frames)[0].tolist(), strict=True))
+    whole = dict(zip(MARKER_NAMES, markers(frames)[0].tolist(), strict=True))
+    square = frames[:, PART_PX : 2 * PART_PX, :PART_PX]
+    part = dict(zip(MARKER_NAMES, markers(square)[0].tolist(), strict=True))
+    assert quick["frc_cutoff"] == pytest.approx(part["frc_cutoff"], abs=1e-6)
+    for name in ("fill", "contrast", "shade_background", "shade_bright"):
+        assert quick[name] == pytest.approx(whole[name], abs=1e-4)
