@@ -65,7 +65,8 @@ class QualityNetwork:
         backend, precision = options.get("backend") or "auto", options.get("precision") or "auto"
         self._paper = isinstance(network, PaperQualityNet)
         self._head: StudentQualityNet | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._lead: ThreadPoolExecutor | None = None
+        self._aside: ThreadPoolExecutor | None = None
         if precision == "auto":
             precision = "bfloat16" if self._paper and bears_bfloat16(card) else "float32"
         body: nn.Module = network
@@ -75,7 +76,10 @@ class QualityNetwork:
             if (options.get("threads") or torch.get_num_threads()) == 2:
                 # One thread for the convolutions and one for the markers. Were every layer shared out over both, it
                 # would wait for the markers, and threads that share a small operation go on spinning after it.
-                self._pool = ThreadPoolExecutor(2, "quality", torch.set_num_threads, (1,))
+                # Two pools: what waits for the markers must never hold the thread that is to measure them.
+                self._lead, self._aside = (
+                    ThreadPoolExecutor(1, name, torch.set_num_threads, (1,)) for name in ("quality", "quality-markers")
+                )
         elif isinstance(network, PaperQualityNet):
             body = FoldedPaperNet(network)
         self._runner = Runner(
@@ -90,7 +94,7 @@ class QualityNetwork:
     def judge(self, frames: NDArray[Any]) -> Iterator[Said]:
         """Judge raw frames (n, h, w), one after the other: the answer does not depend on its neighbours."""
         for frame in frames:
-            yield self._judged(frame) if self._pool is None else self._pool.submit(self._judged, frame).result()
+            yield self._judged(frame) if self._lead is None else self._lead.submit(self._judged, frame).result()
 
     def _judged(self, frame: NDArray[Any]) -> Said:
         scaled = self._scaling(frame[None])
@@ -108,9 +112,9 @@ class QualityNetwork:
 
     def _student(self, head: StudentQualityNet, scaled: Tensor, images: Tensor) -> dict[str, QualityOutput]:
         """Where there are two threads, the markers are measured beside the convolutions."""
-        if self._pool is None:
+        if self._aside is None:
             return _concluded(head, self._runner.run(images), _measured(scaled))
-        measuring = self._pool.submit(_measured, scaled)
+        measuring = self._aside.submit(_measured, scaled)
         return _concluded(head, self._runner.run(images), measuring.result())
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from parfocal.models import quality_runtime
 from parfocal.models.base import ModelCard, ModelError, WeightsHashError
@@ -133,3 +135,20 @@ def test_the_papers_patches_go_in_chunks(tmp_path: Path, monkeypatch: pytest.Mon
     assert parts.describe()["chunk"] == 4
     (one,), (two,) = whole.judge(FRAME[None]), parts.judge(FRAME[None])
     assert torch.allclose(one.targets["mm"].patch_quality, two.targets["mm"].patch_quality, atol=1e-5)
+
+
+def test_several_callers_at_once_get_the_answers_of_one_and_none_waits_for_ever(tmp_path: Path) -> None:
+    card, path = written(tmp_path, "student")
+    threads = torch.get_num_threads()
+    network = QualityNetwork(card, path, {"device": "cpu", "threads": 2})
+    torch.set_num_threads(threads)  # an option of the whole process
+    frames = [np.random.default_rng(seed).poisson(200, (64, 64)).astype(np.uint16) for seed in range(12)]
+
+    def score(frame: NDArray[Any]) -> float:
+        (said,) = network.judge(frame[None])
+        return float(said.targets["mm"].score[0])
+
+    alone = [score(frame) for frame in frames]
+    with ThreadPoolExecutor(4) as callers:
+        waiting = [callers.submit(score, frame) for frame in frames]
+        assert [one.result(timeout=60) for one in waiting] == alone
